@@ -1,0 +1,22 @@
+"""Data sets, long-tailed subsets, validation parts, and the input pipeline."""
+
+from . import cifar, digits, image_folder, image_list, inaturalist  # noqa: F401  (fills the registry)
+from .carve import carve, group_by_name
+from .image_set import ImageSet, Splits
+from .pipeline import evaluation_pipeline, training_pipeline
+from .source import DrawSource
+from .subset import checksum, choose, imbalance_factor, profile_counts
+
+__all__ = [
+    "DrawSource",
+    "ImageSet",
+    "Splits",
+    "carve",
+    "checksum",
+    "choose",
+    "evaluation_pipeline",
+    "group_by_name",
+    "imbalance_factor",
+    "profile_counts",
+    "training_pipeline",
+]

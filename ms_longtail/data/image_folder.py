@@ -1,0 +1,84 @@
+"""Images in one folder per class: ROOT/train/CLASS/*.jpg with ROOT/val or ROOT/test, or ROOT/CLASS/*.jpg to split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt, Lt
+
+from ..errors import DataError
+from ..registry import DATASETS
+from .carve import carve
+from .decode import EXTENSIONS
+from .image_set import ImageSet, Splits
+
+
+@DATASETS.register("image_folder")
+def image_folder(
+    *, root: str, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2, split_seed: int = 0
+) -> Splits:
+    """Class folders; a class's id is its place among the sorted folder names of train.
+
+    Args:
+        root: folder that holds train/ and test/ (or val/), or the class folders themselves. With train/, val/ and
+            test/, all three are used; with train/ and one other, that one is the test set.
+        test_share: where there is one folder to split, the share of each class that becomes the test set.
+        split_seed: of that split.
+
+    Raises:
+        DataError: no folder, no classes, a class without images, a test class that train does not have.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        raise DataError(f"data.root: the folder {top} does not exist")
+    if not (top / "train").is_dir():
+        return _split_one_folder(top, test_share, split_seed)
+    held_out = [name for name in ("test", "val", "validation") if (top / name).is_dir()]
+    if not held_out:
+        raise DataError(f"{top} holds train/ but neither val/ nor test/; add one, or move the classes up to be split")
+    classes = _classes(top / "train")
+    train = _scan(top / "train", classes)
+    _require_images(train, top / "train")
+    test = _scan(top / held_out[0], classes)
+    validation = _scan(top / held_out[1], classes) if len(held_out) > 1 else None
+    if not len(test):
+        raise DataError(f"{top / held_out[0]} holds no image ({', '.join(EXTENSIONS)})")
+    return Splits(train, test, validation)
+
+
+def _split_one_folder(top: Path, share: float, seed: int) -> Splits:
+    everything = _scan(top, _classes(top))
+    _require_images(everything, top)
+    train, test = carve(everything.labels, share, seed=seed)
+    if not len(test):
+        raise DataError(f"{top}: a test_share of {share} leaves no image to test on; raise it or add images")
+    return Splits(everything.subset(train), everything.subset(test))
+
+
+def _classes(folder: Path) -> list[str]:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(classes) < 2:
+        found = f"only {classes[0]!r}" if classes else "none"
+        raise DataError(f"{folder} must hold at least two class folders, found {found}")
+    return classes
+
+
+def _scan(folder: Path, classes: list[str]) -> ImageSet:
+    """Every image below folder/CLASS, sorted by path; other files are passed over."""
+    unknown = sorted({e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")} - set(classes))
+    if unknown:
+        raise DataError(f"{folder} holds class folders that train does not: {', '.join(unknown[:5])}")
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(str(f) for f in (folder / name).rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+        files += found
+        labels += [label] * len(found)
+    return ImageSet(np.asarray(labels, np.int32), tuple(classes), files=files)
+
+
+def _require_images(images: ImageSet, folder: Path) -> None:
+    empty = [images.class_names[c] for c in np.flatnonzero(images.class_counts == 0)]
+    if empty:
+        raise DataError(f"{folder}: no image ({', '.join(EXTENSIONS)}) in the class folders {', '.join(empty[:5])}")

@@ -1,0 +1,79 @@
+"""What images exist: their labels, their names, and how to read one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .decode import read_image
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images, in memory or on disk.
+
+    Attributes:
+        labels: class ids, int32 (N,).
+        class_names: a name per class, length C.
+        images: uint8 (N, H, W, 3) for sets that fit in memory, else None.
+        files: paths for sets on disk, else None.
+        origin: image number -> where it is described ("train.txt, line 12"), for error messages.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    images: np.ndarray | None = None
+    files: Sequence[str] | None = None
+    origin: Callable[[int], str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Images per class, int64 (C,)."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` as RGB, uint8 (h, w, 3); an unreadable file raises DataError."""
+        if self.images is not None:
+            return self.images[index]
+        return read_image(self.files[index], self.name(index))
+
+    def name(self, index: int) -> str:
+        """How to speak of an image to the user."""
+        if self.images is not None:
+            return f"image {index}" if self.origin is None else self.origin(index)
+        file = self.files[index]
+        return file if self.origin is None else f"{file} ({self.origin(index)})"
+
+    def subset(self, indices: np.ndarray) -> ImageSet:
+        """Only these images, in this order; memory is copied only for the images chosen."""
+        indices = np.asarray(indices)
+        origin = self.origin
+        return replace(
+            self,
+            labels=self.labels[indices],
+            images=None if self.images is None else self.images[indices],
+            files=None if self.files is None else [self.files[i] for i in indices],
+            origin=None if origin is None else lambda i: origin(int(indices[i])),
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set's parts. `validation` is None unless the set ships one or a share was carved out of train."""
+
+    train: ImageSet
+    test: ImageSet
+    validation: ImageSet | None = None
+
+    def parts(self) -> dict[str, ImageSet]:
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}

@@ -1,0 +1,87 @@
+"""The residual networks for 32x32 images (He et al., CVPR 2016, section 4.2) as the long-tail literature uses them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mindspore import nn, ops
+
+from ..registry import MODELS
+from .classifier import Classifier
+from .layers import conv, initialise, norm
+
+
+class BasicBlock(nn.Cell):
+    """Two 3x3 convolutions and a shortcut without parameters ("option A"): stride, then pad channels with zeros."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.bn1 = norm(outputs)
+        self.conv2 = conv(outputs, outputs, 3)
+        self.bn2 = norm(outputs)
+        self.relu = nn.ReLU()
+        # A 1x1 average pool with stride 2 is the slice [::2, ::2], and its gradient runs in both modes.
+        self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride) if stride != 1 else nn.Identity()
+        self.padding = (outputs - inputs) // 2
+
+    def construct(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        x = self.subsample(x)
+        if self.padding:
+            side = ops.zeros((x.shape[0], self.padding, x.shape[2], x.shape[3]), x.dtype)
+            x = ops.cat((side, x, side), axis=1)  # as many zero channels before as behind
+        return self.relu(y + x)
+
+
+class CifarResNet(nn.Cell):
+    """Depth 6n + 2: a 3x3 convolution, then three layers of n blocks with 16, 32 and 64 channels.
+
+    Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8).
+    """
+
+    out_channels = 64
+
+    def __init__(self, depth: int):
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, ...), not {depth}")
+        blocks = (depth - 2) // 6
+        self.conv1 = conv(3, 16, 3)
+        self.bn1 = norm(16)
+        self.relu = nn.ReLU()
+        self.layer1 = self._layer(16, 16, 1, blocks)
+        self.layer2 = self._layer(16, 32, 2, blocks)
+        self.layer3 = self._layer(32, 64, 2, blocks)
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int, stride: int, blocks: int) -> nn.SequentialCell:
+        first = BasicBlock(inputs, outputs, stride)
+        return nn.SequentialCell([first] + [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
+
+    def construct(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))  # (B, 16, 32, 32)
+        return self.layer3(self.layer2(self.layer1(x)))  # (B, 64, 8, 8)
+
+
+def _register(depth: int) -> None:
+    def build(
+        *,
+        num_classes: int,
+        seed: int = 0,
+        head: Literal["linear", "cosine"] = "linear",
+        mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
+        std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
+    ) -> Classifier:
+        network = Classifier(CifarResNet(depth), num_classes, head=head, mean=mean, std=std)
+        initialise(network, seed)
+        return network
+
+    build.__name__ = f"resnet{depth}_cifar"
+    build.__doc__ = f"CIFAR ResNet-{depth} with Kaiming-normal weights drawn from `seed`."
+    MODELS.register(f"resnet{depth}_cifar")(build)
+
+
+for _depth in (8, 20, 32, 44, 56, 110):
+    _register(_depth)

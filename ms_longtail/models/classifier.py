@@ -1,0 +1,56 @@
+"""A backbone and a head as one network that takes pixels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
+
+from .heads import HEADS
+
+
+class Classifier(nn.Cell):
+    """pixels -> normalise -> backbone -> average pool -> head.
+
+    The network normalises its input itself: batches stay one byte a value until they are on the device, and whoever
+    loads a checkpoint later cannot forget it.
+
+    Args:
+        backbone: Cell with `out_channels` (D), mapping (B, 3, H, W) to a feature map (B, D, h, w).
+        num_classes: C.
+        head: "linear" or "cosine".
+        mean, std: per channel, for pixel values scaled to 0..1.
+
+    Shapes: images (B, 3, H, W), values 0..255, uint8 or float -> logits (B, C) float32.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Cell,
+        num_classes: int,
+        *,
+        head: Literal["linear", "cosine"] = "linear",
+        mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
+        std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = HEADS[head](backbone.out_channels, num_classes)
+        self.num_classes = num_classes
+        self.feature_size = backbone.out_channels
+        self.mean = Tensor(255.0 * np.asarray(mean, np.float32).reshape(1, 3, 1, 1))
+        self.inverse_std = Tensor(1.0 / (255.0 * np.asarray(std, np.float32).reshape(1, 3, 1, 1)))
+
+    def feature_map(self, images):
+        """The backbone's last feature map, (B, D, h, w)."""
+        pixels = (images.astype(mstype.float32) - self.mean) * self.inverse_std
+        return self.backbone(pixels)
+
+    def features(self, images):
+        """The pooled features that the head reads, (B, D)."""
+        return self.feature_map(images).mean(axis=(2, 3))
+
+    def construct(self, images):
+        return self.head(self.features(images))  # (B, C)

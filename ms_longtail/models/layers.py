@@ -1,0 +1,42 @@
+"""The few layers that every backbone is made of, and their initial values."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from mindspore import nn
+
+from ..parameters import assign
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Cell:
+    """Convolution without bias, padded so that stride 1 keeps the size. Every backbone takes its convolutions here."""
+    return nn.Conv2d(
+        inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False
+    )
+
+
+def norm(channels: int) -> nn.Cell:
+    """Batch normalisation; MindSpore's momentum is the share of the OLD statistics, .9 is PyTorch's .1."""
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)
+
+
+def initialise(cell: nn.Cell, seed: int) -> None:
+    """Kaiming normal (fan in, gain sqrt 2) for every weight of two or more axes, zero for biases of linear layers.
+
+    He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10: std = sqrt(2 / fan_in). The numbers depend on
+    (seed, parameter name) alone: not on the order of construction, the device or the number of workers.
+    Normalisation parameters and running statistics keep their constants (1 and 0).
+    """
+    for name, parameter in cell.parameters_and_names():
+        shape = parameter.shape
+        if len(shape) >= 2:
+            fan_in = int(np.prod(shape[1:]))
+            draw = np.random.default_rng((seed, zlib.crc32(name.encode()))).standard_normal(shape)
+            value = draw * np.sqrt(2.0 / fan_in)
+        elif name.endswith("bias"):
+            value = np.zeros(shape)
+        else:
+            continue
+        assign(parameter, value)

@@ -1,0 +1,75 @@
+"""Recipes: YAML with inheritance and overrides, checked as a whole, resolved into complete stages."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import augment, data, losses, models, objectives, samplers  # noqa: F401  (fill the registries)
+from ..errors import RecipeError
+from ..training import optimizers, schedules  # noqa: F401
+from .merge import assign, merge, override, parse, read
+from .schema import Component, Data, Recipe, Stage
+from .validate import build
+
+__all__ = ["Component", "Data", "Recipe", "Stage", "differences", "fingerprint", "from_map", "load", "to_yaml"]
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a file with `--set` overrides; its name is the file's unless it says another.
+
+    Raises:
+        RecipeError: with every fault found, each as `path = value: what is wrong; what is allowed`.
+    """
+    content = read(Path(path))
+    content.setdefault("name", Path(path).stem)
+    return from_map(content, overrides, source=str(path))
+
+
+def from_map(content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), *, source: str = "recipe") -> Recipe:
+    """The same for a map that is in memory already."""
+    content = copy.deepcopy(content)
+    texts = {override(content, assignment): assignment.partition("=")[2].strip() for assignment in overrides}
+    recipe, faults = build(content)
+    # `--set data.validation.group=12` means the text "12": where the schema asks for text, take what was typed.
+    retyped = [where for where, message in faults if where in texts and message.endswith("input should be a valid string")]
+    if retyped:
+        for where in retyped:
+            assign(content, where, texts[where])
+        recipe, faults = build(content)
+    if recipe is None:
+        raise RecipeError([f"{'.'.join(where)} = {message}" for where, message in faults], source)
+    return recipe
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The complete recipe as YAML; loading it gives the same recipe."""
+    return yaml.safe_dump(recipe.plain, sort_keys=False, default_flow_style=None, width=120)
+
+
+# What may differ between a run and its resumption: none of it changes a weight.
+NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "max_bad_steps")
+
+
+def essence(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key not in NEUTRAL}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """SHA-256 of everything in the recipe that decides the weights."""
+    return hashlib.sha256(json.dumps(essence(recipe.plain), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """'key: old -> new' for every leaf that differs between two resolved recipes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for i in range(len(old)) for line in differences(old[i], new[i], f"{path}.{i}")]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -1,0 +1,130 @@
+"""What a recipe may say: the sections, their types, bounds and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+
+
+@checked(config=STRICT)
+class Imbalance:
+    """Which long-tailed subset of the training set is taken: see `data/subset.py`."""
+
+    profile: Literal["none", "exp", "step", "pareto"] = "none"
+    factor: Annotated[float, Ge(1)] = 100.0
+    n_max: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+
+
+@checked(config=STRICT)
+class Validation:
+    """The share of train that is held out; `group` is a pattern on file names whose matches stay together."""
+
+    share: Annotated[float, Ge(0), Lt(1)] = 0.0
+    group: str | None = None
+    seed: NonNegativeInt = 0
+
+
+@checked(config=STRICT)
+class Data:
+    """What every data set has in common; the settings of the one that is named stand beside these."""
+
+    name: str
+    root: str | None = None
+    size: Annotated[int, Ge(8), Le(2048)] = 32
+    resize: Annotated[int, Ge(8), Le(4096)] | None = None
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = field(
+        default_factory=lambda: [0.4914, 0.4822, 0.4465]
+    )
+    std: Annotated[list[Annotated[float, Gt(0)]], Field(min_length=3, max_length=3)] = field(
+        default_factory=lambda: [0.2023, 0.1994, 0.2010]
+    )
+    imbalance: Imbalance = field(default_factory=Imbalance)
+    validation: Validation = field(default_factory=Validation)
+    on_error: Literal["raise", "skip"] = "raise"
+    max_error_share: Annotated[float, Ge(0), Le(1)] = 0.01
+
+
+@checked(config=STRICT)
+class Checkpoint:
+    """When the state is written: at every `every_epochs` epochs and every `every_minutes` minutes; `keep` of them stay."""
+
+    every_epochs: PositiveInt = 1
+    every_minutes: Annotated[float, Gt(0)] | None = 10.0
+    keep: Annotated[int, Ge(1), Le(100)] = 2
+
+
+@dataclass(frozen=True)
+class Component:
+    """A name from a registry and its settings, complete with defaults."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, complete: nothing is left to be inherited."""
+
+    name: str
+    epochs: int
+    sampler: Component
+    augment: tuple[Component, ...]
+    loss: Component
+    optimizer: Component
+    schedule: Component
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, complete and checked; `plain` is the same as nested maps and lists, as `recipe.yaml` shows it."""
+
+    name: str
+    seed: int
+    batch: int
+    accumulate: int
+    loss_scale: float
+    clip_norm: float | None
+    max_bad_steps: int
+    evaluate_every: int
+    workers: int
+    checkpoint: Checkpoint
+    data: Data
+    data_settings: dict[str, Any]
+    model: Component
+    stages: tuple[Stage, ...]
+    plain: dict[str, Any] = field(repr=False, compare=False)
+
+
+@checked(config=STRICT)
+class RunSettings:
+    """The settings beside data, model and stages."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    seed: NonNegativeInt = 0
+    batch: PositiveInt = 128
+    accumulate: PositiveInt = 1
+    loss_scale: Annotated[float, Gt(0)] = 1.0
+    clip_norm: Annotated[float, Gt(0)] | None = None
+    max_bad_steps: PositiveInt = 20
+    evaluate_every: PositiveInt = 1
+    workers: Annotated[int, Ge(1), Le(512)] = 2
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+
+@checked(config=STRICT)
+class StageSettings:
+    """The settings of a stage beside its components."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    epochs: PositiveInt

@@ -1,0 +1,185 @@
+"""The whole recipe against the schema, before any work: every fault at once, each with its path, value and choices."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ..registry import AUGMENT
+from .merge import COMPONENTS, STAGE_KEYS, inherit_stages, merge, named
+from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
+from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
+
+RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
+TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
+STAGE_DEFAULTS = {"sampler": "instance", "augment": [], "loss": "ce", "optimizer": "sgd", "schedule": "constant"}
+Fault = tuple[tuple[str, ...], str]
+
+
+def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
+    """(complete recipe or None, faults) of a merged map."""
+    faults: list[Fault] = []
+    for key, value in content.items():
+        if key not in TOP_KEYS:
+            known = ", ".join(TOP_KEYS)
+            faults.append(((key,), f"{shorten(value)}: unknown key{nearest(key, TOP_KEYS)}; known here: {known}"))
+    description = content.get("description", "")
+    if not isinstance(description, str):
+        faults.append((("description",), f"{shorten(description)}: must be text"))
+
+    run_content = {key: content[key] for key in RUN_KEYS if key in content}
+    run, found = check(TypeAdapter(RunSettings), run_content, "")
+    faults += found
+    data, found = component("data", content.get("data", "digits_lt"), "data")
+    faults += found
+    model, found = component("model", content.get("model"), "model")
+    faults += found
+    stages, found = _stages(content)
+    faults += found
+    faults += _across(run, data, stages)
+    if faults:
+        return None, faults
+
+    shared = {field.name for field in dataclasses.fields(Data)}
+    common = Data(**{key: value for key, value in data.items() if key in shared})
+    settings = {key: value for key, value in data.items() if key not in shared}
+    plain: dict[str, Any] = {"description": description} if description else {}
+    plain |= {key: _plain(getattr(run, key)) for key in RUN_KEYS}
+    plain |= {"data": _plain(data), "model": _flat(model), "stages": [_plain_stage(stage) for stage in stages]}
+    values = {key: getattr(run, key) for key in RUN_KEYS}
+    return Recipe(**values, data=common, data_settings=settings, model=model, stages=tuple(stages), plain=plain), []
+
+
+def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
+    """A Component with all its settings (for `data`: a map), or its faults."""
+    where = tuple(path.split("."))
+    value = named(value)
+    registry = SUPPLIED[kind][0]
+    choices = f"known: {', '.join(registry.names())}"
+    if value is None:
+        return None, [(where, f"missing: name a {registry.kind}; {choices}")]
+    if not isinstance(value, dict):
+        return None, [(where, f"{shorten(value)}: must be the name of a {registry.kind}, or a map with `name`; {choices}")]
+    name = value.get("name")
+    if name is None:
+        return None, [((*where, "name"), f"missing in {shorten(value)}: name a {registry.kind}; {choices}")]
+    if not isinstance(name, str) or name not in registry:
+        return None, [((*where, "name"), f"{shorten(name)}: unknown {registry.kind}{nearest(name, registry.names())}; {choices}")]
+    checked, faults = check(adapter(kind, name), value, path)
+    if faults:
+        return None, faults
+    complete = {key: getattr(checked, key) for key in type(checked).model_fields}
+    if kind == "data":
+        return complete, []
+    return Component(name, {key: complete[key] for key in parameters(kind, name)}), []
+
+
+def _stages(content: dict[str, Any]) -> tuple[list[Stage], list[Fault]]:
+    raw = content.get("stages")
+    if raw is None:
+        return [], [(("stages",), "missing: a recipe needs at least one stage, e.g. [{name: train, epochs: 200}]")]
+    if not isinstance(raw, list) or not raw:
+        return [], [(("stages",), f"{shorten(raw)}: must be a list of at least one stage")]
+    stages, faults, names = [], [], []
+    for number, given in enumerate(inherit_stages(content)):
+        path = f"stages.{number}"
+        if not isinstance(given, dict):
+            faults.append(((*path.split("."),), f"{shorten(given)}: a stage is a map with `name` and `epochs`"))
+            continue
+        stage, found = _stage(merge(STAGE_DEFAULTS, given), path)
+        faults += [(_origin(content, where), message) for where, message in found]
+        if given.get("name") in names:
+            faults.append(((*path.split("."), "name"), f"{shorten(given['name'])}: two stages have this name"))
+        names.append(given.get("name"))
+        if stage is not None:
+            stages.append(stage)
+    return stages, list(dict.fromkeys(faults))
+
+
+def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]:
+    known = ["name", *STAGE_KEYS]
+    where = tuple(path.split("."))
+    faults: list[Fault] = []
+    for key in given:
+        if key not in known:
+            message = f"{shorten(given[key])}: unknown key{nearest(key, known)}; known here: {', '.join(known)}"
+            faults.append(((*where, key), message))
+    own, found = check(TypeAdapter(StageSettings), {k: given[k] for k in ("name", "epochs") if k in given}, path)
+    faults += found
+    parts: dict[str, Any] = {}
+    for key in COMPONENTS[1:]:
+        parts[key], found = component(key, given[key], f"{path}.{key}")
+        faults += found
+    augment = given["augment"]
+    if not isinstance(augment, list):
+        faults.append(((*where, "augment"), f"{shorten(augment)}: must be a list of augmentations, [] for none"))
+        augment = []
+    parts["augment"] = []
+    for number, entry in enumerate(augment):
+        op, found = component("augment", entry, f"{path}.augment.{number}")
+        faults += found
+        parts["augment"].append(op)
+    if faults:
+        return None, faults
+    levels = [AUGMENT.get(op.name).level for op in parts["augment"]]
+    if levels != sorted(levels, key=("image", "batch").index):
+        late = parts["augment"][len(levels) - 1 - levels[::-1].index("image")].name
+        message = f"{[op.name for op in parts['augment']]}: {late} works on single images of any size and must come first"
+        return None, [((*where, "augment"), message)]
+    return Stage(own.name, own.epochs, augment=tuple(parts.pop("augment")), **parts), []
+
+
+def _origin(content: dict[str, Any], where: tuple[str, ...]) -> tuple[str, ...]:
+    """The place where the user wrote what a stage inherited: that stage, an earlier one, or the top level."""
+    number, rest = int(where[1]), where[2:]
+    for stage in range(number, -1, -1):
+        if _holds(content["stages"][stage], rest):
+            return ("stages", str(stage), *rest)
+    return rest if _holds(content, rest) else where
+
+
+def _holds(place: Any, path: tuple[str, ...]) -> bool:
+    for part in path:
+        place = named(place)
+        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict) and part in place:
+            place = place[part]
+        else:
+            return False
+    return True
+
+
+def _across(run: RunSettings | None, data: Any, stages: list[Stage]) -> list[Fault]:
+    """Faults between settings that are each right by themselves."""
+    faults: list[Fault] = []
+    if run is not None and run.batch % run.accumulate:
+        faults.append((("accumulate",), f"{run.accumulate}: must divide batch {run.batch}"))
+    if data is not None and data["resize"] is not None and data["resize"] < data["size"]:
+        faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
+    for number, stage in enumerate(stages):
+        path = ("stages", str(number))
+        if stage.schedule.settings.get("span") == "run" and number and stages[number - 1].optimizer.name != stage.optimizer.name:
+            message = f"'run': the optimizer changes from {stages[number - 1].optimizer.name} to {stage.optimizer.name}"
+            faults.append(((*path, "schedule", "span"), f"{message}, so its state cannot go on; use span: stage"))
+    return faults
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _flat(part: Component) -> dict[str, Any]:
+    return {"name": part.name, **_plain(part.settings)}
+
+
+def _plain_stage(stage: Stage) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "sampler": _flat(stage.sampler)}
+    plain["augment"] = [_flat(op) for op in stage.augment]
+    return plain | {key: _flat(getattr(stage, key)) for key in ("loss", "optimizer", "schedule")}

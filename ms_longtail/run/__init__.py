@@ -1,0 +1,1 @@
+"""Runs: recipe -> objects -> plan -> stages -> run folder."""

@@ -1,0 +1,160 @@
+"""The run folder: everything a run leaves behind, written so that a kill at any moment loses nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from ..recipe import Recipe, differences, essence, to_yaml
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, flush, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+class RunFolder:
+    """Paths and bookkeeping of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        self.report = path / "report.md"
+        self._lock = None
+
+    @property
+    def finished(self) -> bool:
+        return self.result.is_file()
+
+    def create(self, recipe: Recipe, split: dict, environment: dict) -> None:
+        self.path.mkdir(parents=True)
+        for folder in (self.checkpoints, self.figures, self.path / "logs"):
+            folder.mkdir()
+        write_json(self.path / "split.json", split)
+        write_json(self.path / "environment.json", environment)
+        write_text(self.path / "recipe.yaml", to_yaml(recipe))
+
+    def lock(self) -> None:
+        """Refuse to let two processes train into one folder."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{self.path} is in use by another process") from error
+
+    def plain_recipe(self) -> dict[str, Any]:
+        path = self.path / "recipe.yaml"
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{self.path} is not a run folder: cannot read {path} ({error.strerror})") from error
+
+    def require_same_recipe(self, recipe: Recipe) -> None:
+        """A run goes on only with the settings it began with."""
+        changed = differences(essence(self.plain_recipe()), essence(recipe.plain))
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise UserError(
+                f"cannot resume {self.path}: its recipe differs in {len(changed)} setting(s):\n{lines}\n"
+                "Set them back, or start a new run without --resume."
+            )
+
+    def append_metrics(self, line: dict) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[dict]:
+        """All whole lines; a last line cut short by a kill is passed over."""
+        if not self.metrics.is_file():
+            return []
+        lines = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def keep_metrics_until(self, draw: int) -> None:
+        """Drop what a killed run had written after its last checkpoint: it is about to be computed again."""
+        lines = [line for line in self.read_metrics() if line["draw"] <= draw]
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def runs_of(parent: Path, recipe: Recipe) -> list[RunFolder]:
+    """Folders of this recipe and seed, oldest first: NAME-sSEED, NAME-sSEED-2, ..."""
+    stem = f"{recipe.name}-s{recipe.seed}"
+    found, number = [], 1
+    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+        found.append(RunFolder(path))
+        number += 1
+    return found
+
+
+def new_run(parent: Path, recipe: Recipe) -> RunFolder:
+    taken = len(runs_of(parent, recipe))
+    return RunFolder(parent / (f"{recipe.name}-s{recipe.seed}" + (f"-{taken + 1}" if taken else "")))
+
+
+def environment(device: str, ranks: int) -> dict[str, Any]:
+    """Versions, hardware and command, for environment.json and the report."""
+    packages = ("mindspore", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "ms-longtail")
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "device": device,
+        "ranks": ranks,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        call = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,295 @@
+"""A run: stage after stage through `Model.train`, from the beginning or from where a checkpoint stands."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+from mindspore.train import Model
+
+from .. import runtime
+from ..console import Console, duration
+from ..data import DrawSource, ImageSet, evaluation_pipeline, training_pipeline
+from ..errors import TrainingError
+from ..evaluation import evaluate
+from ..recipe import Recipe, fingerprint
+from ..training.callbacks import Conductor, StopSignals
+from ..training.checkpoints import Position, load_into, newest, write, write_last
+from ..training.predict import Collect, Predict, predict
+from ..training.step import TrainStep
+from . import build
+from .folder import RunFolder
+from .plan import StagePlan
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The user or the scheduler asked for a stop; the state is saved."""
+
+
+class Run:
+    """Carries out a plan. After `train()`, `model` holds the weights of the last step.
+
+    Args:
+        recipe, data, plan: what to do.
+        folder: where results go; written to by rank 0 only.
+        machine: device and ranks.
+        console: what the user sees.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: build.Data,
+        plan: list[StagePlan],
+        folder: RunFolder,
+        machine: runtime.Runtime,
+        console: Console,
+    ):
+        self.recipe, self.data, self.plan = recipe, data, plan
+        self.folder, self.machine, self.console = folder, machine, console
+        self.model = build.build_model(recipe, data)
+        self.position = Position(fingerprint=fingerprint(recipe), ranks=machine.ranks)
+        self.step: TrainStep | None = None
+        self.trainer: Model | None = None
+        self.faults: dict[int, str] = {}
+
+    # ---- the run as a whole
+
+    def train(self, *, resume: bool = False) -> None:
+        saved = newest(self.folder.checkpoints) if resume else None
+        if saved is not None:
+            path, parameters, position = saved
+            self._check(path, position)
+            self.position = position
+            self._enter(self.plan[position.stage])
+            load_into(self.step, parameters, path)
+            self.console.say(f"resumed from {path}: {self.where()}")
+        if self.machine.main:
+            self.folder.keep_metrics_until(self.position.draw)
+        with StopSignals() as signals:
+            while self.position.stage < len(self.plan):
+                stage = self.plan[self.position.stage]
+                if self.step is None or self.position.epoch == stage.stage.epochs:
+                    stage = self._next()
+                    if stage is None:
+                        return
+                self._train_stage(stage, signals)
+
+    def where(self) -> str:
+        stage = self.plan[self.position.stage]
+        text = f"stage {stage.number + 1} ({stage.stage.name}), {self.position.epoch} of {stage.stage.epochs} epochs done"
+        return f"{text}, step {self.position.step} of {stage.steps_per_epoch}" if self.position.step else text
+
+    def _check(self, path: Path, position: Position) -> None:
+        if position.fingerprint != self.position.fingerprint:
+            raise TrainingError(f"{path} belongs to another recipe (fingerprint {position.fingerprint[:12]})")
+        if position.ranks != self.machine.ranks:
+            log.warning(
+                "the checkpoint was written by %d workers, now there are %d: the images of every step stay the same, "
+                "sums run in another order, so the last digits of the weights will differ",
+                position.ranks,
+                self.machine.ranks,
+            )
+            position.ranks = self.machine.ranks
+
+    # ---- stages
+
+    def _next(self) -> StagePlan | None:
+        """Move to the stage after the present one; None after the last."""
+        number = 0 if self.step is None else self.position.stage + 1
+        if number == len(self.plan):
+            return None
+        before = self.step
+        self.position.stage, self.position.epoch, self.position.step = number, 0, 0
+        self._enter(self.plan[number])
+        if number and self.plan[number].stage.schedule.settings["span"] == "run":
+            state = optimizer_state(before)
+            load_into(self.step.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
+        return self.plan[number]
+
+    def _enter(self, stage: StagePlan) -> None:
+        """Objective, optimizer and step of a stage around the one model."""
+        objective = build.build_objective(stage.stage, self.model, self.data)
+        optimizer = build.build_optimizer(stage.stage, objective.trainable_params(), stage.lr)
+        self.step = TrainStep(
+            objective,
+            optimizer,
+            loss_scale=self.recipe.loss_scale,
+            accumulate=self.recipe.accumulate,
+            clip_norm=self.recipe.clip_norm,
+            ranks=self.machine.ranks,
+        )
+        if self.machine.ranks > 1:
+            runtime.broadcast_parameters(self.step)
+        metrics = {"outputs": Collect(self.machine.ranks)}
+        self.trainer = Model(self.step, eval_network=Predict(self.model), metrics=metrics)
+
+    def _train_stage(self, stage: StagePlan, signals: StopSignals) -> None:
+        total = stage.stage.epochs * stage.steps_per_epoch
+        done = self.position.epoch * stage.steps_per_epoch + self.position.step
+        self.console.start(f"stage {stage.number + 1} {stage.stage.name}", total, done)
+        self._clock = time.monotonic()
+        try:
+            if self.position.step:  # the rest of an epoch that was cut short
+                skip = min(self.position.step * self.recipe.batch, stage.epoch_draws)
+                self._fit(stage, 1, skip, signals)
+            left = stage.stage.epochs - self.position.epoch
+            if left:
+                self._fit(stage, left, 0, signals)
+        finally:
+            self.console.stop()
+
+    def _fit(self, stage: StagePlan, epochs: int, skip: int, signals: StopSignals) -> None:
+        """One `Model.train` call over whole epochs, or over what is left of one."""
+        train = self.data.splits.train
+        image_ops, batch_ops = build.build_augment(stage.stage, self.recipe, train)
+        source = DrawSource(
+            train,
+            stage.order,
+            stage.epoch_draws,
+            first_draw=stage.first_draw + self.position.epoch * stage.epoch_draws,
+            first_epoch=stage.first_epoch + self.position.epoch,
+            seed=self.recipe.seed,
+            image_ops=image_ops,
+            on_error=self.recipe.data.on_error,
+            max_error_share=self.recipe.data.max_error_share,
+        )
+        source.faults.messages = self.faults
+        dataset = training_pipeline(
+            source,
+            batch=self.recipe.batch,
+            batch_ops=batch_ops,
+            skip=skip,
+            rank=self.machine.rank,
+            ranks=self.machine.ranks,
+            accumulate=self.recipe.accumulate,
+            workers=runtime.workers(self.recipe.workers),
+        )
+        columns = list(self.step.objective.columns) + (["apply"] if self.recipe.accumulate > 1 else [])
+        minutes = self.recipe.checkpoint.every_minutes
+        conductor = Conductor(
+            self.step,
+            self.position,
+            first_draw=stage.first_draw,
+            steps_per_epoch=stage.steps_per_epoch,
+            epoch_draws=stage.epoch_draws,
+            batch=self.recipe.batch,
+            lr=stage.lr,
+            max_bad_steps=self.recipe.max_bad_steps,
+            read_every=1 if self.machine.device == "cpu" else 10,
+            on_step=self._on_step,
+            on_epoch=lambda: self._on_epoch(stage),
+            save=self._save,
+            save_every_seconds=None if minutes is None else 60 * minutes,
+            stop_requested=lambda: signals.requested,
+        )
+        self._rate_from = (time.monotonic(), self.position.draw)
+        try:
+            self.trainer.train(epochs, dataset.project(columns), callbacks=[conductor], dataset_sink_mode=False)
+        except RuntimeError as error:
+            # MindSpore wraps what the pipeline's threads raise into pages of its own; the fault itself is here.
+            if source.faults.fatal is not None:
+                raise source.faults.fatal from error
+            raise
+        if conductor.interrupted:
+            raise Interrupted(f"stopped in {self.where()}; everything is saved")
+
+    # ---- between steps
+
+    def _on_step(self, loss: float | None, lr: float) -> None:
+        stage = self.plan[self.position.stage]
+        done = self.position.epoch * stage.steps_per_epoch + self.position.step
+        seconds = max(1e-9, time.monotonic() - self._rate_from[0])
+        self.console.step(done, loss, lr, (self.position.draw - self._rate_from[1]) / seconds)
+
+    def _on_epoch(self, stage: StagePlan) -> None:
+        position = self.position
+        last_epoch = position.epoch == stage.stage.epochs
+        weight = float(self.step.loss_weight.asnumpy())
+        line = {
+            "stage": stage.number + 1,
+            "name": stage.stage.name,
+            "epoch": position.epoch,
+            "draw": position.draw,
+            "lr": float(stage.lr[position.epoch * stage.steps_per_epoch - 1]),
+            "train_loss": float(self.step.loss_sum.asnumpy()) / weight if weight else None,
+            "skipped_steps": int(self.step.skipped.asnumpy()),
+            "unreadable_images": len(self.faults),
+            "train_seconds": round(time.monotonic() - self._clock, 3),
+        }
+        self.step.reset_loss()
+        if last_epoch or position.epoch % self.recipe.evaluate_every == 0:
+            began = time.monotonic()
+            part = "test" if self.data.splits.validation is None else "validation"
+            line[part] = self._short(getattr(self.data.splits, part))
+            if part == "validation":
+                self._keep_best(line)
+                if last_epoch:
+                    line["test"] = self._short(self.data.splits.test)
+            line["eval_seconds"] = round(time.monotonic() - began, 3)
+            scores = ", ".join(f"{p} top-1 {100 * line[p]['top1']:.2f} %" for p in ("validation", "test") if p in line)
+            self.console.say(f"epoch {position.epoch}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}")
+        if self.machine.main:
+            # The order matters: whatever the moment of a kill, last.ckpt speaks only of what is written already.
+            if last_epoch:
+                write(self.folder.checkpoints / f"{stage.label}.ckpt", self.step, position)
+            self.folder.append_metrics(line)
+        if last_epoch or position.epoch % self.recipe.checkpoint.every_epochs == 0:
+            self._save()
+        self._clock = time.monotonic()
+
+    def _keep_best(self, line: dict) -> None:
+        value, best = line["validation"]["top1"], self.position.best
+        if best is None or value > best["value"]:
+            self.position.best = {"value": value, "stage": line["stage"], "epoch": line["epoch"]}
+            if self.machine.main:
+                write(self.folder.checkpoints / "best.ckpt", self.step, self.position)
+
+    def _save(self) -> None:
+        if self.machine.main:
+            write_last(self.folder.checkpoints, self.step, self.position, self.recipe.checkpoint.keep)
+
+    # ---- evaluation
+
+    def _short(self, images: ImageSet) -> dict:
+        result = evaluate(*self.outputs(images), self.data.class_counts)
+        return {key: result[key] for key in ("top1", "many", "medium", "few")}
+
+    def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+        """(logits, labels) of a part with the model as it stands now."""
+        return model_outputs(self.trainer, self.recipe, images, self.machine)
+
+    def finish_seconds(self) -> str:
+        return duration(sum(line["train_seconds"] for line in self.folder.read_metrics()))
+
+
+def model_outputs(
+    trainer: Model, recipe: Recipe, images: ImageSet, machine: runtime.Runtime
+) -> tuple[np.ndarray, np.ndarray]:
+    """(logits, labels) of every image, in the set's order."""
+    source = build.evaluation_source(recipe, images)
+    dataset = evaluation_pipeline(
+        source,
+        batch=recipe.batch,
+        rank=machine.rank,
+        ranks=machine.ranks,
+        workers=runtime.workers(recipe.workers),
+    )
+    try:
+        rows = predict(trainer, dataset)
+    except RuntimeError as error:
+        if source.faults.fatal is not None:
+            raise source.faults.fatal from error
+        raise
+    return rows["logits"], rows["labels"]
+
+
+def optimizer_state(step: TrainStep) -> dict:
+    """What an optimizer remembers about its parameters: not the parameters, nor the schedule and its place in it."""
+    weights = {parameter.name for parameter in step.weights}
+    left_out = weights | {"global_step", "learning_rate"}
+    return {p.name: p for p in step.optimizer.get_parameters() if p.name not in left_out}

@@ -1,0 +1,125 @@
+"""The one place that touches global state: CPU kernels, logs, device, execution mode, seed, data-parallel start-up."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+DEVICES = ("auto", "cpu", "gpu", "ascend")
+_TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there; the message is one line and says why."""
+
+
+def tune_cpu() -> str | None:
+    """Let oneDNN take its fast convolution on x86 processors, unless the user has set a limit of their own.
+
+    On AVX-512 processors the oneDNN in MindSpore's 2.9 and 2.10 wheels has only a reference loop for convolution in
+    plain layout, 30 to 60 times slower than the matrix-product path that it takes when told that AVX2 is the newest
+    instruction set. The library reads the variable at its first convolution, so it may be set after MindSpore was
+    imported. Returns the value in force (None on other processors).
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    return os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def quiet_logs() -> None:
+    """Errors only from MindSpore's own logger; it reads the level once, at import. A level the user set stays."""
+    if "mindspore" not in sys.modules:
+        os.environ.setdefault("GLOG_v", "3")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What this process runs on: device name, execution mode, and its place among the data-parallel workers."""
+
+    device: str
+    graph: bool
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def main(self) -> bool:
+        """True for the one process that writes files and prints."""
+        return self.rank == 0
+
+
+def available_devices() -> dict[str, str]:
+    """Device name -> '' where it can be used, else the reason in one line."""
+    import mindspore as ms
+
+    reasons = {"cpu": ""}
+    for name, context in (("gpu", ms.device_context.gpu), ("ascend", ms.device_context.ascend)):
+        try:
+            usable = bool(context.is_available())
+            why = "this MindSpore build and machine offer none (driver, CUDA or CANN missing?)"
+        except Exception as error:  # a broken driver must end as a line of text, whatever the plugin raises
+            usable, why = False, " ".join(str(error).split())[:200]
+        reasons[name] = "" if usable else why
+    return reasons
+
+
+def choose_device(asked: str = "auto") -> str:
+    """'cpu', 'gpu' or 'ascend'. `auto` takes Ascend, then GPU, then CPU; a missing device raises DeviceError."""
+    if asked not in DEVICES:
+        raise DeviceError(f"--device {asked!r} is not known; choose from {', '.join(DEVICES)}")
+    reasons = available_devices()
+    if asked == "auto":
+        return next(name for name in ("ascend", "gpu", "cpu") if not reasons[name])
+    if reasons[asked]:
+        usable = [name for name, reason in reasons.items() if not reason]
+        raise DeviceError(f"--device {asked} is not available: {reasons[asked]}; available here: {', '.join(usable)}")
+    return asked
+
+
+def start(device: str = "auto", *, debug: bool = False) -> Runtime:
+    """Set up this process once: device, graph or PyNative mode, and the data-parallel group when there is one."""
+    import mindspore as ms
+
+    tune_cpu()
+    name = choose_device(device)
+    ms.set_device(_TARGETS[name])
+    ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
+    if debug:
+        ms.runtime.launch_blocking()
+    rank, ranks = _join_group() if in_group() else (0, 1)
+    return Runtime(device=name, graph=not debug, rank=rank, ranks=ranks)
+
+
+def in_group() -> bool:
+    """True when `msrun` (or a scheduler that sets the same variables) started this process as one worker of several."""
+    return os.environ.get("MS_ROLE") == "MS_WORKER" and int(os.environ.get("MS_WORKER_NUM", "1")) > 1
+
+
+def _join_group() -> tuple[int, int]:
+    """Start the collectives. The gradients are reduced by our own step cell, so no parallel context is set."""
+    from mindspore import communication
+
+    communication.init()
+    return communication.get_rank(), communication.get_group_size()
+
+
+def broadcast_parameters(cell) -> None:
+    """Give every worker rank 0's parameters, in both modes (MindSpore's own broadcast does nothing in PyNative)."""
+    from mindspore import ops
+
+    broadcast = ops.Broadcast(0)
+    for parameter in cell.get_parameters():
+        ops.assign(parameter, broadcast((parameter.value(),))[0])  # set_data would not reach compiled graphs
+
+
+def set_seed(seed: int) -> None:
+    """Seed MindSpore's global generators. Nothing of ours draws from them; it is for users' own components."""
+    import mindspore as ms
+
+    ms.set_seed(seed)
+
+
+def workers(asked: int) -> int:
+    """Threads for the input pipeline; MindSpore refuses more than there are processors."""
+    return max(1, min(asked, os.cpu_count() or 1))

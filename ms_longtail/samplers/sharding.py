@@ -1,0 +1,76 @@
+"""One order of image draws, cut into epochs, batches and ranks; and the MindSpore samplers that follow it.
+
+Draw number d of a stage is position d % L of epoch d // L, where L is the length of an epoch. With R ranks, rank r takes the
+positions r, r + R, r + 2R, ... Read side by side, the ranks' orders are the order of one rank, and the global batch
+of a step holds the same images whatever R is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import mindspore.dataset as ds
+import numpy as np
+
+EpochOrder = Callable[[int], np.ndarray]
+
+
+def padded_length(length: int, ranks: int) -> int:
+    """The epoch's length once every rank takes equally many draws (the last few wrap round to the order's start)."""
+    return -(-length // ranks) * ranks
+
+
+class DrawSampler(ds.Sampler):
+    """Yields draw numbers first, first + ranks, ...: epoch after epoch, for a source that knows the order itself.
+
+    MindSpore copies a sampler when an iterator starts and asks it for the next epoch before the present one is used up.
+    Draw numbers do not mind: they depend on nothing but the count of epochs asked for.
+
+    Args:
+        length: draws an epoch over all ranks, a multiple of `ranks`.
+        first_draw: number of the first epoch's first draw.
+        skip: draws (over all ranks) of the first epoch that are done already; later epochs are whole.
+            A sampler with `skip` therefore serves one epoch only.
+        rank, ranks: this worker's place.
+    """
+
+    def __init__(self, length: int, *, first_draw: int = 0, skip: int = 0, rank: int = 0, ranks: int = 1):
+        if length % ranks or skip % ranks:
+            raise ValueError(f"length {length} and skip {skip} must be multiples of ranks {ranks}")
+        if not 0 <= skip < length or not 0 <= rank < ranks:
+            raise ValueError(f"skip {skip} outside 0..{length - 1} or rank {rank} outside 0..{ranks - 1}")
+        self.length, self.first_draw, self.skip = length, first_draw, skip
+        self.rank, self.ranks = rank, ranks
+        self.epoch = 0
+        super().__init__((length - skip) // ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.first_draw + self.epoch * self.length
+        self.epoch += 1
+        return iter(range(start + self.skip + self.rank, start + self.length, self.ranks))
+
+
+class OrderSampler(ds.Sampler):
+    """Yields image indices in an epoch order, for any mappable MindSpore data set (Cifar10Dataset, ImageFolderDataset).
+
+    Args:
+        order: function epoch -> image indices; the same length every epoch.
+        start_epoch: epoch of the first iteration, so that a resumed run goes on with the right order.
+        rank, ranks: this worker's place; orders that do not divide wrap round to their start.
+
+    Example:
+        >>> from functools import partial
+        >>> order = partial(class_balanced, labels, seed=0)             # doctest: +SKIP
+        >>> ds.Cifar10Dataset(root, sampler=OrderSampler(lambda e: order(epoch=e)))     # doctest: +SKIP
+    """
+
+    def __init__(self, order: EpochOrder, *, start_epoch: int = 0, rank: int = 0, ranks: int = 1):
+        self.order, self.epoch = order, start_epoch
+        self.rank, self.ranks = rank, ranks
+        super().__init__(padded_length(len(order(start_epoch)), ranks) // ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        indices = self.order(self.epoch)
+        self.epoch += 1
+        padded = np.resize(indices, padded_length(len(indices), self.ranks))
+        return iter(padded[self.rank :: self.ranks].tolist())
