@@ -21,6 +21,8 @@ class Console:
     def __init__(self, *, quiet: bool = False, plain_every: float = 15.0):
         self.quiet = quiet
         self.rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.rich.is_terminal:
+            self.rich.width = 140  # a log file has no width of its own
         self.plain_every = plain_every
         self._bar: Progress | None = None
         self._task = None

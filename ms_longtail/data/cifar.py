@@ -109,24 +109,29 @@ def _download(release: Release, root: Path) -> None:
     files = ", ".join(release.train + release.test)
     by_hand = f"put the files {files} into the folder {root / release.folder}, from {release.address}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            archive = Path(scratch) / "archive.tar.gz"
-            digest = hashlib.md5()
-            with urllib.request.urlopen(release.address, timeout=20) as source, archive.open("wb") as target:
-                while block := source.read(1 << 20):
-                    digest.update(block)
-                    target.write(block)
-            if digest.hexdigest() != release.md5:
-                raise DataError(
-                    f"{release.address} has MD5 {digest.hexdigest()}, expected {release.md5}: the download was "
-                    f"damaged or the address serves something else; try again, or {by_hand}"
-                )
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-            (Path(scratch) / release.folder).rename(root / release.folder)
+        with urllib.request.urlopen(release.address, timeout=20) as source:
+            root.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
+            with tempfile.TemporaryDirectory(dir=root) as scratch:
+                _unpack(source, release, root, Path(scratch), by_hand)
     except (urllib.error.URLError, OSError, tarfile.TarError) as error:
-        raise DataError(f"{release.folder} is not in {root} and cannot be downloaded ({error}): {by_hand}") from error
+        raise DataError(f"{release.folder} is not in {root} (data.root) and cannot be downloaded ({error}): {by_hand}") from error
+
+
+def _unpack(source, release: Release, root: Path, scratch: Path, by_hand: str) -> None:
+    archive = scratch / "archive.tar.gz"
+    digest = hashlib.md5()
+    with archive.open("wb") as target:
+        while block := source.read(1 << 20):
+            digest.update(block)
+            target.write(block)
+    if digest.hexdigest() != release.md5:
+        raise DataError(
+            f"{release.address} has MD5 {digest.hexdigest()}, expected {release.md5}: the download was damaged or the "
+            f"address serves something else; try again, or {by_hand}"
+        )
+    with tarfile.open(archive) as tar:
+        tar.extractall(scratch, filter="data")
+    (scratch / release.folder).rename(root / release.folder)
 
 
 def _read(path: Path, release: Release, key: bytes) -> tuple[np.ndarray, np.ndarray]:

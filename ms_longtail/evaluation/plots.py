@@ -16,7 +16,7 @@ COLOURS = {"many": "#1b6ca8", "medium": "#e09f3e", "few": "#9e2a2b"}
 
 
 def _save(figure, path: Path) -> None:
-    # "compressed" would move the axes; the temporary name keeps a half-written picture from being seen.
+    # The temporary name keeps a half-written picture from being seen.
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=130, format="png", bbox_inches="tight")
     plt.close(figure)
@@ -52,7 +52,7 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
                 axis.axvline(number + 0.5, color="#555555", linewidth=0.8)
     for number, line in enumerate(lines):
         if number == 0 or line["stage"] != lines[number - 1]["stage"]:
-            top.annotate(line["name"], (number + 0.7, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9)
+            top.annotate(line["name"], (max(number + 0.6, 1), 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9)
     _save(figure, path)
 
 
@@ -72,7 +72,8 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
         for x, y, name in zip(counts, values, names, strict=True):
             axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
-    axis.set_xlabel("training images of the class")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("training images of the class (logarithmic)")
     axis.set_ylabel("test accuracy, %")
     axis.set_ylim(-3, 105)
     axis.grid(alpha=0.3)
@@ -117,6 +118,7 @@ def class_histogram(path: Path, counts: np.ndarray, drawn: dict[str, np.ndarray]
     if len(names) <= 30:
         axis.set_xticks(x, [names[i] for i in order], rotation=60, ha="right", fontsize=8)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.set_ylabel("images (logarithmic)")
     axis.set_xlabel("class, from most to fewest training images")
     axis.legend()

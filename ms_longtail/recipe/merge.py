@@ -11,6 +11,7 @@ import yaml
 from ..errors import RecipeError
 
 COMPONENTS = ("model", "sampler", "loss", "optimizer", "schedule")
+NAMED = (*COMPONENTS, "data")  # maps that a bare name stands for
 STAGE_KEYS = ("sampler", "augment", "loss", "optimizer", "schedule", "epochs")
 
 
@@ -84,11 +85,11 @@ def named(value: Any) -> Any:
 
 def merge(base: Any, change: Any, key: str = "") -> Any:
     """`change` laid over `base`: maps merge key by key, everything else replaces; a new `name` replaces the whole map."""
-    if key in COMPONENTS:
+    if key in NAMED:
         base, change = named(base), named(change)
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
-    if "name" in change and "name" in base and change["name"] != base["name"] and key in (*COMPONENTS, "data"):
+    if "name" in change and "name" in base and change["name"] != base["name"] and key in NAMED:
         return change
     result = dict(base)
     for name, value in change.items():
@@ -134,7 +135,7 @@ def assign(content: dict[str, Any], path: tuple[str, ...], value: Any) -> tuple[
             else:
                 if place.get(part) is None:
                     place[part] = {}
-                if part in COMPONENTS:
+                if part in NAMED:
                     place[part] = named(place[part])
                 place = place[part]
         else:

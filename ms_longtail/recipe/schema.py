@@ -13,7 +13,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 PositiveInt = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 
 @checked(config=STRICT)
@@ -23,7 +23,7 @@ class Imbalance:
     profile: Literal["none", "exp", "step", "pareto"] = "none"
     factor: Annotated[float, Ge(1)] = 100.0
     n_max: PositiveInt | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 @checked(config=STRICT)
@@ -32,7 +32,7 @@ class Validation:
 
     share: Annotated[float, Ge(0), Lt(1)] = 0.0
     group: str | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 @checked(config=STRICT)
@@ -111,8 +111,8 @@ class RunSettings:
     """The settings beside data, model and stages."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    seed: NonNegativeInt = 0
-    batch: PositiveInt = 128
+    seed: Seed = 0
+    batch: Annotated[int, Ge(1), Le(1_000_000)] = 128
     accumulate: PositiveInt = 1
     loss_scale: Annotated[float, Gt(0)] = 1.0
     clip_norm: Annotated[float, Gt(0)] | None = None
@@ -127,4 +127,4 @@ class StageSettings:
     """The settings of a stage beside its components."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    epochs: PositiveInt
+    epochs: Annotated[int, Ge(1), Le(100_000)]

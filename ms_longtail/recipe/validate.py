@@ -15,6 +15,7 @@ from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
 RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
 TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
 STAGE_DEFAULTS = {"sampler": "instance", "augment": [], "loss": "ce", "optimizer": "sgd", "schedule": "constant"}
+MISSING = object()
 Fault = tuple[tuple[str, ...], str]
 
 
@@ -34,7 +35,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     data, found = component("data", content.get("data", "digits_lt"), "data")
     faults += found
-    model, found = component("model", content.get("model"), "model")
+    model, found = component("model", content.get("model", MISSING), "model")
     faults += found
     stages, found = _stages(content)
     faults += found
@@ -58,7 +59,7 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
     value = named(value)
     registry = SUPPLIED[kind][0]
     choices = f"known: {', '.join(registry.names())}"
-    if value is None:
+    if value is MISSING:
         return None, [(where, f"missing: name a {registry.kind}; {choices}")]
     if not isinstance(value, dict):
         return None, [(where, f"{shorten(value)}: must be the name of a {registry.kind}, or a map with `name`; {choices}")]
@@ -77,8 +78,8 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
 
 
 def _stages(content: dict[str, Any]) -> tuple[list[Stage], list[Fault]]:
-    raw = content.get("stages")
-    if raw is None:
+    raw = content.get("stages", MISSING)
+    if raw is MISSING:
         return [], [(("stages",), "missing: a recipe needs at least one stage, e.g. [{name: train, epochs: 200}]")]
     if not isinstance(raw, list) or not raw:
         return [], [(("stages",), f"{shorten(raw)}: must be a list of at least one stage")]
@@ -134,6 +135,8 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
 def _origin(content: dict[str, Any], where: tuple[str, ...]) -> tuple[str, ...]:
     """The place where the user wrote what a stage inherited: that stage, an earlier one, or the top level."""
     number, rest = int(where[1]), where[2:]
+    if not rest or rest[0] not in STAGE_KEYS:
+        return where  # a stage's name and unknown keys are its own
     for stage in range(number, -1, -1):
         if _holds(content["stages"][stage], rest):
             return ("stages", str(stage), *rest)

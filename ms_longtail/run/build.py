@@ -145,3 +145,21 @@ def evaluation_source(recipe: Recipe, images: ImageSet) -> DrawSource:
     everything = np.arange(len(images))
     length = padded_length(len(images), recipe.batch)
     return DrawSource(images, lambda _: everything, length, image_ops=ops, on_error="raise")
+
+
+def check(recipe: Recipe, data: Data) -> None:
+    """Build every component once and drop it, so that a setting it refuses is known before anything is written."""
+    faults = []
+    for number, stage in enumerate(recipe.stages):
+        trials = {
+            "loss": lambda stage=stage: LOSSES.get(stage.loss.name)(class_counts=data.class_counts, **stage.loss.settings),
+            "augment": lambda stage=stage: build_augment(stage, recipe, data.splits.train),
+            "sampler": lambda stage=stage: build_order(stage, data.splits.train.labels, recipe.seed)(0),
+        }
+        for key, trial in trials.items():
+            try:
+                trial()
+            except ValueError as error:
+                faults.append(f"stages.{number}.{key} = {getattr(stage, key)}: {error}")
+    if faults:
+        raise RecipeError(faults)

@@ -80,19 +80,17 @@ def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
     rows = []
     for plan in plans:
         stage = plan.stage
-        changes = plan.lr[np.flatnonzero(np.diff(plan.lr)) + 1] if len(plan.lr) > 1 else []
-        lr = f"{plan.lr.max():g}" if not len(changes) else f"{plan.lr[0]:g} .. {plan.lr.max():g} .. {plan.lr[-1]:g}"
+        points = dict.fromkeys(f"{lr:.3g}" for lr in (plan.lr[0], plan.lr.max(), plan.lr[-1]))
         rows.append(
             {
                 "stage": f"{plan.number + 1} {stage.name}",
                 "epochs": str(stage.epochs),
-                "steps/epoch": str(plan.steps_per_epoch),
-                "steps": str(stage.epochs * plan.steps_per_epoch),
-                "images/epoch": str(plan.epoch_draws),
+                "steps": f"{stage.epochs} x {plan.steps_per_epoch}",
+                "images": f"{stage.epochs} x {plan.epoch_draws}",
                 "sampler": stage.sampler.name,
                 "loss": stage.loss.name,
                 "augment": ", ".join(op.name for op in stage.augment) or "none",
-                "lr": f"{lr} ({stage.schedule.name})",
+                "lr": f"{' .. '.join(points)} ({stage.schedule.name})",
             }
         )
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..registry import SAMPLERS
+from .sharding import EpochLength
 
 
 def draw_by_class(
@@ -24,7 +25,7 @@ def draw_by_class(
 
 
 @SAMPLERS.register("class_balanced")
-def class_balanced(labels: np.ndarray, *, seed: int, epoch: int, num_samples: int | None = None) -> np.ndarray:
+def class_balanced(labels: np.ndarray, *, seed: int, epoch: int, num_samples: EpochLength = None) -> np.ndarray:
     """P(class c) = 1 / C, then a uniform image of the class (Kang et al., ICLR 2020, eq. 1 with q = 0).
 
     Args:

@@ -8,11 +8,14 @@ of a step holds the same images whatever R is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import mindspore.dataset as ds
 import numpy as np
+from annotated_types import Ge, Le
 
 EpochOrder = Callable[[int], np.ndarray]
+EpochLength = Annotated[int, Ge(1), Le(10**8)] | None
 
 
 def padded_length(length: int, ranks: int) -> int:

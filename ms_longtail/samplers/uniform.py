@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..registry import SAMPLERS
+from .sharding import EpochLength
 
 
 @SAMPLERS.register("instance")
-def instance(labels: np.ndarray, *, seed: int, epoch: int, num_samples: int | None = None) -> np.ndarray:
+def instance(labels: np.ndarray, *, seed: int, epoch: int, num_samples: EpochLength = None) -> np.ndarray:
     """A shuffle of all images: P(class c) = n_c / N, without replacement.
 
     Args:

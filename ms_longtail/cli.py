@@ -1,0 +1,192 @@
+"""The command line: train, eval, doctor. Input is always a recipe, a run folder or a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import TrainingError, UserError
+from .runtime import DEVICES, DeviceError
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="ms_longtail", description="Long-tailed image recognition on MindSpore.")
+    top.add_argument("--version", action="version", version=f"ms_longtail {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
+    eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
+    doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
+    return top
+
+
+def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--config", metavar="FILE", help="recipe (default: the embedded digits, configs/digits_lt/default.yaml)")
+    what.add_argument("--data", metavar="FOLDER", help="train on class folders of your own, without a recipe")
+    verb.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="override a setting, e.g. optimizer.lr=0.05")
+    verb.add_argument("--seed", type=int, help="short for --set seed=N")
+    verb.add_argument("--runs", metavar="FOLDER", default="runs", help="where run folders go (default: runs)")
+    verb.add_argument("--resume", metavar="RUN", nargs="?", const="", help="go on with an unfinished run: the newest of this recipe, or the folder named")
+    verb.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
+    _machine_arguments(verb)
+    verb.set_defaults(function=train)
+    return verb
+
+
+def eval_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    verb.add_argument("--run", metavar="FOLDER", required=True, help="run folder")
+    verb.add_argument("--checkpoint", metavar="NAME", default="last", help="last, best, or stage-K-NAME (default: last)")
+    verb.add_argument("--part", choices=("train", "validation", "test"), default="test", help="which images (default: test)")
+    _machine_arguments(verb)
+    verb.set_defaults(function=evaluate)
+    return verb
+
+
+def doctor_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    verb.set_defaults(function=examine)
+    return verb
+
+
+def _machine_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", choices=DEVICES, default="auto", help="default: Ascend, else GPU, else CPU")
+    verb.add_argument("--debug", action="store_true", help="PyNative mode: slower, errors where they happen")
+    verb.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
+    """Run a command line; returns the exit status: 0, 1 (training failed), 2 (the user's mistake), 130 (stopped)."""
+    if verb is None:
+        options = parser().parse_args(arguments)
+    else:
+        add = {"train": train_arguments, "eval": eval_arguments}[verb]
+        options = add(argparse.ArgumentParser(prog=f"{verb}.py")).parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if getattr(options, "quiet", False) else logging.WARNING)
+    try:
+        return options.function(options)
+    except (UserError, DeviceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def configs_folder() -> Path:
+    """The recipes: beside the package in a checkout, inside it when installed."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def train(options: argparse.Namespace) -> int:
+    from . import recipe as recipes
+    from . import runtime
+    from .console import Console
+    from .run import build, folder, plan
+    from .run.finish import finish
+    from .run.train import Interrupted, Run
+
+    console = Console(quiet=options.quiet)
+    recipe = load_recipe(options, console)
+    data = build.load_data(recipe)
+    if options.dry_run:
+        console.say(recipes.to_yaml(recipe))
+        console.table("plan", plan.describe(plan.make_plan(recipe, data)))
+        return 0
+    machine = runtime.start(options.device, debug=options.debug)
+    runtime.set_seed(recipe.seed)
+    stages = plan.make_plan(recipe, data, machine.ranks)
+    build.check(recipe, data)
+    if not machine.main:
+        console = Console(quiet=True)
+    home = home_folder(options, recipe)
+    if home.finished:
+        console.say(f"{home.path} is finished already; see {home.report}")
+        return 0
+    if machine.main:
+        if home.path.exists():
+            home.require_same_recipe(recipe)
+        else:
+            home.create(recipe, data.description, folder.environment(machine.device, machine.ranks))
+        home.lock()
+    console.say(f"{home.path}: {machine.device}, {'graph' if machine.graph else 'PyNative'} mode, {machine.ranks} worker(s)")
+    console.table("stages", plan.describe(stages))
+    run = Run(recipe, data, stages, home, machine, console)
+    try:
+        run.train(resume=options.resume is not None)
+    except Interrupted as stop:
+        console.say(f"{stop}. Continue with: --resume {home.path}")
+        return 130
+    scores = finish(run)
+    _show(console, scores, data)
+    console.say(f"report: {home.report}")
+    return 0
+
+
+def load_recipe(options: argparse.Namespace, console):
+    """The recipe that the command line means: a file's, a folder's own, a run's, or the default."""
+    from . import recipe as recipes
+    from .run.folder import RunFolder
+    from .run.own_folder import recipe_for
+
+    overrides = _overrides(options)
+    if options.data is not None:
+        return recipe_for(options.data, overrides, configs_folder(), console)
+    if options.resume and options.config is None:
+        home = RunFolder(Path(options.resume))
+        return recipes.from_map(home.plain_recipe(), overrides, source=str(home.path / "recipe.yaml"))
+    return recipes.load(options.config or configs_folder() / "digits_lt" / "default.yaml", overrides)
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    return options.set + ([f"seed={options.seed}"] if options.seed is not None else [])
+
+
+def home_folder(options: argparse.Namespace, recipe):
+    """The run folder: the one named, the newest of this recipe when resuming, else a new one."""
+    from .run.folder import RunFolder, new_run, runs_of
+
+    shared = os.environ.get("MSLT_RUN_FOLDER")  # set by run_distribute.sh, so that all workers agree
+    if shared:
+        return RunFolder(Path(shared))
+    if options.resume:
+        home = RunFolder(Path(options.resume))
+        home.plain_recipe()  # refuses a folder that is no run
+        return home
+    parent = Path(options.runs)
+    existing = runs_of(parent, recipe) if options.resume is not None else []
+    return existing[-1] if existing else new_run(parent, recipe)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from . import recipe as recipes
+    from . import runtime
+    from .console import Console
+    from .run import again, folder
+
+    console = Console(quiet=options.quiet)
+    home = folder.RunFolder(Path(options.run))
+    recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
+    machine = runtime.start(options.device, debug=options.debug)
+    scores, data = again.evaluate_run(home, recipe, machine, checkpoint=options.checkpoint, part=options.part)
+    _show(console, {options.checkpoint: scores}, data)
+    if options.part == "test":
+        console.say(again.compare(home, options.checkpoint, scores))
+    return 0
+
+
+def _show(console, scores: dict, data) -> None:
+    from .evaluation.report import group_text, score_row
+
+    names = data.splits.test.class_names
+    console.table("accuracy, %", [score_row(label, result, names) for label, result in scores.items()])
+    console.say(group_text(scores[next(iter(scores))], data.class_counts))
+
+
+def examine(_options: argparse.Namespace) -> int:
+    from .doctor import run
+
+    return run()

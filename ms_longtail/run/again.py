@@ -1,0 +1,65 @@
+"""A run's numbers computed again from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mindspore.train import Model
+
+from .. import runtime
+from ..errors import UserError
+from ..evaluation import evaluate
+from ..recipe import Recipe
+from ..training.checkpoints import load_into, read
+from ..training.predict import Collect, Predict
+from . import build
+from .folder import RunFolder
+from .train import model_outputs
+
+
+def evaluate_run(
+    folder: RunFolder, recipe: Recipe, machine: runtime.Runtime, *, checkpoint: str = "last", part: str = "test"
+) -> tuple[dict[str, Any], build.Data]:
+    """(scores, data) of one checkpoint on one part of the data. Needs nothing of the run but recipe and checkpoint."""
+    path = folder.checkpoints / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*.ckpt"))) or "none"
+        raise UserError(f"--checkpoint {checkpoint}: {path} does not exist; there are: {there}")
+    try:
+        parameters, _ = read(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    data = build.load_data(recipe)
+    _require_same_split(folder, data)
+    images = data.splits.parts().get(part)
+    if images is None:
+        raise UserError(f"--part {part}: this run has no validation part (data.validation.share is 0)")
+    model = build.build_model(recipe, data)
+    load_into(model, parameters, path, only={p.name for p in model.get_parameters()})
+    predictor = Predict(model)
+    trainer = Model(predictor, eval_network=predictor, metrics={"outputs": Collect(machine.ranks)})
+    return evaluate(*model_outputs(trainer, recipe, images, machine), data.class_counts), data
+
+
+def _require_same_split(folder: RunFolder, data: build.Data) -> None:
+    recorded = json.loads((folder.path / "split.json").read_text())
+    if recorded["train_sha256"] != data.description["train_sha256"] or recorded["counts"] != data.description["counts"]:
+        raise UserError(
+            f"the images found now are not those of the run: training indices {data.description['train_sha256'][:12]}, "
+            f"split.json says {recorded['train_sha256'][:12]}; restore the data set, or set data.root as it was"
+        )
+
+
+def compare(folder: RunFolder, checkpoint: str, scores: dict[str, Any]) -> str:
+    """One line: whether the numbers are those of result.json."""
+    if checkpoint not in ("last", "best") or not folder.finished:
+        return "not compared: result.json holds the numbers of finished runs' last and best weights"
+    recorded = json.loads(folder.result.read_text()).get(checkpoint)
+    if recorded is None:
+        return f"not compared: result.json has no {checkpoint!r}"
+    differing = [key for key in scores if recorded.get(key) != scores[key]]
+    if not differing:
+        return "identical to result.json"
+    parts = [f"{key} {recorded.get(key)} -> {scores[key]}" for key in differing if key != "per_class"]
+    return f"differs from result.json in {', '.join(parts) or 'per_class'}"

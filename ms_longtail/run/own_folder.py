@@ -1,0 +1,36 @@
+"""`--data FOLDER`: a recipe for somebody's own class folders, chosen by the size of their images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import recipe as recipes
+from ..data.image_folder import image_folder
+from ..errors import DataError
+
+SMALL = 48  # pixels: below it, images are taken whole
+
+
+def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> recipes.Recipe:
+    """configs/folder/small.yaml for small images, photos.yaml for others, named after the folder."""
+    path = Path(folder)
+    images = image_folder(root=folder).train
+    sides = []
+    for index in np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int):
+        try:
+            with Image.open(images.files[index]) as image:
+                sides.append(min(image.size))
+        except OSError:
+            continue  # reported with its name when training reads it
+    if not sides:
+        raise DataError(f"--data {folder}: none of {min(len(images), 64)} images tried can be opened")
+    median = int(np.median(sides))
+    kind = "small" if median <= SMALL else "photos"
+    console.say(f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: configs/folder/{kind}.yaml")
+    content = recipes.read(configs / "folder" / f"{kind}.yaml")
+    content["name"] = "".join(c if c.isalnum() or c in "_-" else "_" for c in path.resolve().name) or "folder"
+    content["data"]["root"] = folder
+    return recipes.from_map(content, overrides, source=f"--data {folder}")

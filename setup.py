@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="ms-longtail",
+    version="0.1.0",
+    description="Long-tailed image recognition on MindSpore",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",  # there are MindSpore 2.10 wheels for these
+    packages=[*find_packages(include=["ms_longtail", "ms_longtail.*"]), "ms_longtail.configs"],
+    package_dir={"ms_longtail.configs": "configs"},
+    package_data={"ms_longtail.configs": ["*/*.yaml"]},
+    install_requires=[
+        "mindspore>=2.10,<2.11",
+        "numpy>=1.26,<2",  # MindSpore 2.10 breaks with NumPy 2, although its own metadata allows it
+        "opencv-python-headless>=4.8,<4.12",  # 4.12 needs NumPy 2
+        "pillow>=10",
+        "pyyaml>=6",
+        "pydantic>=2.7,<3",
+        "annotated-types>=0.6",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "matplotlib>=3.8",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.6"],
+        "bench": ["torch>=2.4"],
+    },
+    entry_points={"console_scripts": ["ms-longtail=ms_longtail.cli:main"]},
+)

@@ -1,0 +1,38 @@
+"""Shared by all tests: quiet start, real images when $MSLT_DATA names them, one table of tolerances."""
+
+import os
+from pathlib import Path
+
+import ms_longtail  # noqa: F401  (sets the CPU up before the first convolution)
+import mindspore as ms
+import numpy as np
+import pytest
+
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 2e-3, "bfloat16": 2e-2}
+
+
+def assert_close(actual, expected, dtype="float32", factor=1.0):
+    """Equal up to the dtype's tolerance, absolute and relative."""
+    bound = factor * TOLERANCE[dtype]
+    np.testing.assert_allclose(np.asarray(actual, np.float64), np.asarray(expected, np.float64), rtol=bound, atol=bound)
+
+
+@pytest.fixture(params=["graph", "pynative"])
+def mode(request):
+    """Run a test in both execution modes."""
+    ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def cpu():
+    ms.set_device("CPU")
+
+
+@pytest.fixture
+def real_images() -> Path:
+    """The folder of real data sets, or a skip."""
+    folder = os.environ.get("MSLT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real images are looked for in the folder that MSLT_DATA names")
+    return Path(folder)
