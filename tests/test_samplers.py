@@ -12,7 +12,7 @@ from ms_longtail.samplers import DrawSampler, OrderSampler, class_balanced, draw
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [600, 90, 9, 1])).astype(np.int32)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS.names())
 class TestEverySampler:
     def test_pure_function_of_seed_and_epoch(self, name):
         order = partial(SAMPLERS.get(name), LABELS)

@@ -33,10 +33,11 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if not data:
         raise DataError(f"cannot decode image {name}: the file is empty")
     if data[:2] == b"\xff\xd8":
-        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        channels, complete = _jpeg_frame(data)
+        if not complete:
             # The decoder would fill the missing part with grey and say nothing.
             raise DataError(f"cannot decode image {name}: the JPEG is cut short ({len(data)} bytes, no end marker)")
-        if _is_cmyk(data):
+        if channels == 4:  # OpenCV reads CMYK, but ignores that Adobe's is stored inverted
             return _decode_with_pillow(data, name)
     elif data[:2] != b"\x89P":
         return _decode_with_pillow(data, name)
@@ -44,15 +45,20 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return _decode_with_pillow(data, name) if image is None else image
 
 
-def _is_cmyk(data: bytes) -> bool:
-    """Whether the JPEG has four channels: OpenCV reads those, but ignores that Adobe's are stored inverted."""
-    position = 2
+def _jpeg_frame(data: bytes) -> tuple[int, bool]:
+    """(number of channels, whether an end marker follows the image data); an embedded preview has one of its own."""
+    position, channels = 2, 0
     while position + 10 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
+        if marker == 0xFF:  # filling
+            position += 1
+            continue
+        if marker == 0xDA:  # start of scan: in what follows, FF D9 can only be the end
+            return channels, data.find(b"\xff\xd9", position) > 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return data[position + 9] == 4
+            channels = data[position + 9]
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
+    return channels, False
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:

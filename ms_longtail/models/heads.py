@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 
@@ -34,7 +35,7 @@ class Cosine(nn.Cell):
 
     def __init__(self, in_features: int, num_classes: int, scale: float = 1.0):
         super().__init__()
-        self.weight = Parameter(Tensor(shape=(num_classes, in_features), dtype=ms.float32, init="normal"))
+        self.weight = Parameter(Tensor(np.zeros((num_classes, in_features)), ms.float32))  # see `initialise`
         self.scale = scale
 
     def construct(self, features):

@@ -1,0 +1,170 @@
+"""Kill a real run at every kind of moment, resume it, and compare every parameter with a run that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+RECIPE = """
+name: tiny
+data: {name: digits_lt, imbalance: {profile: exp, n_max: 24, factor: 8}, validation: {share: 0.2}}
+model: resnet8_cifar
+batch: 16
+augment: [crop]
+optimizer: {name: sgd, lr: 0.05}
+checkpoint: {every_minutes: 0.002, keep: 2}
+stages:
+  - {name: one, epochs: 3, schedule: {name: multistep, milestones: [2], span: run}}
+  - {name: two, epochs: 3, sampler: class_balanced}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder, moment="none", count=0, *arguments):
+    command = [sys.executable, HERE / "killable.py", moment, str(count), "--", "--config", folder / "tiny.yaml", "--runs", folder / "runs"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    return subprocess.run([*command, "--device", "cpu", *arguments], capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def parameters(path):
+    loaded = ms.load_checkpoint(str(path))
+    return {name: value.asnumpy() for name, value in loaded.items() if hasattr(value, "asnumpy")}
+
+
+def assert_same_run(found, expected):
+    for name in ("last", "best", "stage-1-one", "stage-2-two"):
+        a, b = (parameters(run / "checkpoints" / f"{name}.ckpt") for run in (found, expected))
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name}: {key}")
+    volatile = ("train_seconds", "eval_seconds")
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k not in volatile} for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (found, expected)
+    ]
+    assert lines[0] == lines[1]
+    assert (found / "result.json").read_text() == (expected / "result.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untouched")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "tiny-s0"
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [
+        ("step", 2),  # before the first epoch ends
+        ("step", 10),  # stage 1, middle of an epoch
+        ("step", 19),  # stage 2, middle of an epoch
+        ("before", 4),
+        ("during", 5),
+        ("after", 4),
+        ("renamed", 5),
+        ("best", 2),
+    ],
+)
+def test_killed_and_resumed_equals_untouched(untouched, tmp_path, moment, count):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    killed = run(tmp_path, moment, count)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    found = tmp_path / "runs" / "tiny-s0"
+    assert not (found / "result.json").exists()
+    resumed = run(tmp_path, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    if (moment, count) != ("step", 2):
+        assert "resumed from" in resumed.stdout
+    assert_same_run(found, untouched)
+
+
+def test_one_and_two_threads_give_the_same_weights(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    done = run(tmp_path, "none", 0, "--set", "workers=1")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("every_minutes: 0.002", "every_minutes: null"))
+    command = [sys.executable, HERE.parent / "train.py", "--config", tmp_path / "tiny.yaml", "--runs", tmp_path / "runs"]
+    with subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/3"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "Continue with: --resume" in rest
+    found = tmp_path / "runs" / "tiny-s0"
+    done = subprocess.run([sys.executable, HERE.parent / "train.py", "--resume", found], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(found, untouched)
+
+
+def test_a_truncated_checkpoint_is_passed_over_with_a_warning(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert run(tmp_path, "step", 15).returncode == -signal.SIGKILL
+    last = tmp_path / "runs" / "tiny-s0" / "checkpoints" / "last.ckpt"
+    os.truncate(last, last.stat().st_size - 1000)
+    resumed = run(tmp_path, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "last.ckpt is damaged" in resumed.stderr
+    assert "last-1.ckpt" in resumed.stdout
+    assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
+
+
+def test_another_recipe_is_refused_with_the_keys_that_differ(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+    refused = run(tmp_path, "none", 0, "--resume", "--set", "stages.one.optimizer.lr=0.07")
+    assert refused.returncode == 2
+    assert "stages.0.optimizer.lr: 0.05 -> 0.07" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_finished_run_is_left_alone_and_a_new_one_gets_a_sibling(untouched, tmp_path):
+    folder = untouched.parent.parent
+    before = (untouched / "result.json").stat().st_mtime_ns
+    done = run(folder, "none", 0, "--resume")
+    assert done.returncode == 0
+    assert "is finished already" in done.stdout
+    sibling = run(folder, "step", 1)
+    assert sibling.returncode == -signal.SIGKILL
+    assert (untouched.parent / "tiny-s0-2").is_dir()
+    assert (untouched / "result.json").stat().st_mtime_ns == before
+
+
+def test_eval_recomputes_the_same_numbers(untouched):
+    for checkpoint in ("last", "best"):
+        command = [sys.executable, HERE.parent / "eval.py", "--run", untouched, "--checkpoint", checkpoint]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "identical to result.json" in done.stdout
+    missing = subprocess.run([*command[:-1], "stage-9"], capture_output=True, text=True)
+    assert missing.returncode == 2
+    assert "there are: best, last" in missing.stderr
+
+
+def test_the_run_folder_is_complete(untouched):
+    names = {p.name for p in untouched.iterdir()}
+    assert {"recipe.yaml", "environment.json", "split.json", "metrics.jsonl", "result.json", "logits.npz", "report.md"} <= names
+    assert len(list((untouched / "figures").glob("*.png"))) == 4
+    split = json.loads((untouched / "split.json").read_text())
+    assert sum(split["counts"]["train"]) == split["images"]["train"]
+    assert min(split["counts"]["train"]) >= 1
+    assert not list((untouched / "checkpoints").glob(".*"))  # no temporary file is left
+    for checkpoint in ("last-1.ckpt", "last.ckpt"):
+        assert (untouched / "checkpoints" / checkpoint).is_file()
+    assert not (untouched / "checkpoints" / "last-2.ckpt").exists()
