@@ -92,8 +92,11 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
 
 
 def in_group() -> bool:
-    """True when `msrun` (or a scheduler that sets the same variables) started this process as one worker of several."""
-    return os.environ.get("MS_ROLE") == "MS_WORKER" and int(os.environ.get("MS_WORKER_NUM", "1")) > 1
+    """True when `msrun` (or whatever sets the same variables) started this process as one of several.
+
+    The scheduler that brings the workers together runs the same script; it stays inside `init` until they are done.
+    """
+    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED") and int(os.environ.get("MS_WORKER_NUM", "1")) > 1
 
 
 def _join_group() -> tuple[int, int]:

@@ -184,7 +184,7 @@ def test_adamw_at_a_rate_of_zero_does_not_decay(mode):
         np.testing.assert_array_equal(p.asnumpy(), START[p.name])
 
 
-def test_frozen_and_single_kinds_of_parameters(mode):
+def test_weights_alone_or_biases_alone(mode):
     """A head alone: only a weight, or only a bias, so that one of the two groups is empty."""
     for name in ("weight", "bias"):
         parameter = Parameter(START[name].copy(), name=name)

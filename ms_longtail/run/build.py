@@ -144,7 +144,15 @@ def evaluation_source(recipe: Recipe, images: ImageSet) -> DrawSource:
         ops = [CentreCrop(size=size, resize=resize)]
     everything = np.arange(len(images))
     length = padded_length(len(images), recipe.batch)
-    return DrawSource(images, lambda _: everything, length, image_ops=ops, on_error="raise")
+    return DrawSource(
+        images,
+        lambda _: everything,
+        length,
+        image_ops=ops,
+        # "skip" reads another image of the class instead; its second appearance is dropped, so the bad one is left out.
+        on_error=recipe.data.on_error,
+        max_error_share=recipe.data.max_error_share,
+    )
 
 
 def check(recipe: Recipe, data: Data) -> None:

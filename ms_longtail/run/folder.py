@@ -99,6 +99,14 @@ class RunFolder:
                 continue
         return lines
 
+    def read_unreadable(self) -> dict[int, str]:
+        """Images that could not be read so far: number in the training set -> message."""
+        path = self.path / "unreadable.json"
+        return {int(index): text for index, text in json.loads(path.read_text()).items()} if path.is_file() else {}
+
+    def write_unreadable(self, messages: dict[int, str]) -> None:
+        write_json(self.path / "unreadable.json", messages)
+
     def keep_metrics_until(self, draw: int) -> None:
         """Drop what a killed run had written after its last checkpoint: it is about to be computed again."""
         lines = [line for line in self.read_metrics() if line["draw"] <= draw]

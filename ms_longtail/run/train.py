@@ -68,6 +68,7 @@ class Run:
             self._enter(self.plan[position.stage])
             load_into(self.step, parameters, path)
             self.console.say(f"resumed from {path}: {self.where()}")
+        self.faults |= self.folder.read_unreadable()
         if self.machine.main:
             self.folder.keep_metrics_until(self.position.draw)
         with StopSignals() as signals:
@@ -238,6 +239,8 @@ class Run:
             if last_epoch:
                 write(self.folder.checkpoints / f"{stage.label}.ckpt", self.step, position)
             self.folder.append_metrics(line)
+            if self.faults:
+                self.folder.write_unreadable(dict(self.faults))
         if last_epoch or position.epoch % self.recipe.checkpoint.every_epochs == 0:
             self._save()
         self._clock = time.monotonic()
@@ -261,6 +264,8 @@ class Run:
 
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""
+        if self.machine.ranks > 1:
+            runtime.broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
         return model_outputs(self.trainer, self.recipe, images, self.machine)
 
     def finish_seconds(self) -> str:
@@ -285,6 +290,9 @@ def model_outputs(
         if source.faults.fatal is not None:
             raise source.faults.fatal from error
         raise
+    if source.faults.messages:
+        first = next(iter(source.faults.messages.values()))
+        log.warning("evaluation leaves out %d unreadable images, the first: %s", len(source.faults.messages), first)
     return rows["logits"], rows["labels"]
 
 

@@ -1,0 +1,106 @@
+"""The command line end to end, on somebody's own folder and with the mistakes that people make."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--set", "stages.represent.epochs=1", "stages.rebalance.epochs=1", "batch=16", "model=resnet8_cifar", "--device", "cpu"]
+
+
+def train(folder, *arguments):
+    command = [sys.executable, ROOT / "train.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """Three classes of coloured noise, 30, 12 and 4 images, in one folder to be split."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "zoo"
+    for label, (name, count) in enumerate([("ant", 30), ("bee", 12), ("cat", 4)]):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            image = rng.integers(0, 90, (30, 34, 3)).astype(np.uint8)
+            image[..., label] += 120
+            cv2.imwrite(str(folder / name / f"{number}.png"), image)
+    return folder
+
+
+@pytest.mark.slow
+def test_own_folder_without_a_recipe(zoo, tmp_path):
+    (zoo / "ant" / "notes.txt").write_text("not an image")
+    done = train(tmp_path, "--data", zoo, *TINY)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "zoo-s0"
+    report = (run / "report.md").read_text()
+    for name in ("ant", "bee", "cat"):
+        assert f"| {name} |" in report
+    assert "best on validation" in report
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_a_corrupt_image_ends_with_its_name_or_is_skipped_and_counted(zoo, tmp_path):
+    bad = zoo / "ant" / "3.png"
+    bad.write_bytes(b"rubbish")
+    raised = train(tmp_path, "--data", zoo, *TINY)
+    assert raised.returncode == 2
+    assert str(bad) in raised.stderr
+    assert "Traceback" not in raised.stderr
+    shutil.rmtree(tmp_path / "runs")
+    skipped = train(tmp_path, "--data", zoo, *TINY, "data.on_error=skip", "data.max_error_share=0.1")
+    assert skipped.returncode == 2  # settings belong behind --set
+    skipped = train(tmp_path, "--data", zoo, *TINY, "--set", "data.on_error=skip", "data.max_error_share=0.1")
+    assert skipped.returncode == 0, skipped.stderr
+    assert str(bad) in (tmp_path / "runs" / "zoo-s0" / "unreadable.json").read_text() + skipped.stderr
+
+
+@pytest.mark.slow
+def test_a_loss_that_explodes_stops_with_step_lr_and_losses(tmp_path):
+    done = train(tmp_path, "--device", "cpu", "--set", "optimizer.lr=1e30", "max_bad_steps=3", "schedule=constant")
+    assert done.returncode == 1, done.stderr
+    for part in ("3 steps in a row were not finite", "lr 1e+30", "last losses"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "the folder nowhere does not exist"),
+        (["--config", "nowhere.yaml"], "cannot read this file"),
+        (["--resume", "nowhere"], "nowhere is not a run folder"),
+        (["--set", "data.imbalance.n_max=500"], "data.imbalance.n_max = 500: the largest class has 133 images"),
+        (["--set", "data.imbalance.factor=500"], "the smallest class would have no image"),
+        (["--set", "data.validation.group=x", "data.validation.share=0.1"], "digits_lt has no file names"),
+        (["--device", "gpu", "--dry-run", "--config", "x", "--data", "y"], "not allowed with"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_leave_nothing(tmp_path, arguments, message):
+    done = train(tmp_path, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_prints_recipe_and_plan_and_writes_nothing(tmp_path):
+    done = train(tmp_path, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "sampler: {name: class_balanced" in done.stdout
+    assert "60 x 11" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_quiet_prints_nothing(zoo, tmp_path):
+    done = train(tmp_path, "--data", zoo, "--quiet", *TINY)
+    assert done.returncode == 0
+    assert done.stdout + done.stderr == ""
