@@ -43,7 +43,7 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
             bottom.plot(x, [100 * scores[group] for _, scores in watched], color=colour, marker=marker, label=group)
     bottom.set_ylabel(f"{part} accuracy, %")
     bottom.set_xlabel("epoch")
-    bottom.set_ylim(0, 100)
+    bottom.set_ylim(-3, 103)
     bottom.legend(loc="lower right")
     for axis in (top, bottom):
         axis.grid(alpha=0.3)

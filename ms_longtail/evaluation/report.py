@@ -29,11 +29,15 @@ def score_row(label: str, scores: dict[str, Any], names: tuple[str, ...] = ()) -
     return row | {"worst class": f"{name} {percent(worst['accuracy'])}"}
 
 
+def _counted(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in numbers.items())
+
+
 def group_text(scores: dict[str, Any], counts: np.ndarray) -> str:
     """The definition of head, middle and tail, and how many classes each has here."""
     sizes = {name: int(mask.sum()) for name, mask in groups(counts).items()}
     return (
-        f"many: more than {MANY} training images ({sizes['many']} classes), "
+        f"classes with many images: more than {MANY} for training ({sizes['many']} of {len(counts)}), "
         f"medium: {FEW} to {MANY} ({sizes['medium']}), few: fewer than {FEW} ({sizes['few']})"
     )
 
@@ -71,6 +75,11 @@ def markdown(
         }
         for c in np.argsort(-np.asarray(counts), kind="stable")
     ]
+    ends = [
+        {"after": line["name"], **{key: percent(line["test"][key]) for key in ("top1", "many", "medium", "few")}}
+        for line, following in zip(lines, [*lines[1:], {"stage": None}], strict=True)
+        if line["stage"] != following["stage"] and "test" in line
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     text = [
         f"# {title}",
@@ -78,12 +87,13 @@ def markdown(
         f"Test set of {scores['n']} images, in percent. {group_text(scores, counts).capitalize()}; an empty group is n/a. "
         "Group figures are means of per-class accuracies.",
         markdown_table(rows),
-        f"## Data\n\n{split['data']}: {split['images']} images, imbalance factor {split['imbalance_factor']:g}, "
+        f"## Data\n\n{split['data']}: {_counted(split['images'])} images, imbalance factor {split['imbalance_factor']:g}, "
         f"training indices SHA-256 `{split['train_sha256'][:16]}…`.",
         "![images per class, and what each stage drew](figures/classes.png)",
         f"## Training\n\n{seconds:.0f} s of training (evaluation and saving apart), {skipped} steps left out as not finite, "
         f"{lines[-1]['unreadable_images'] if lines else 0} unreadable images. Curves: {part} part.",
         markdown_table(plan),
+        "Test accuracy at the end of each stage:\n\n" + markdown_table(ends) if len(ends) > 1 else "",
         "![learning curves](figures/learning_curves.png)",
         "## By class\n\n![accuracy over class size](figures/accuracy_by_class.png)",
         "![confusion matrix](figures/confusion.png)",
