@@ -20,5 +20,7 @@ def report(title: str, rows: list[dict], path: str) -> None:
     """Print the rows as a table and write them, with the machine they were measured on, as JSON."""
     Console().table(title, [{key: str(value) for key, value in row.items()} for row in rows])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps({"title": title, "rows": rows, "environment": environment("cpu", 1)}, indent=1) + "\n")
+    Path(path).write_text(
+        json.dumps({"title": title, "rows": rows, "environment": environment("cpu", 1)}, indent=1) + "\n"
+    )
     print(f"written: {path}")

@@ -1,6 +1,6 @@
 """The input pipeline alone: small images in memory, photographs at 224 px from a folder, decoding alone.
 
-    python benchmarks/pipeline.py [--photos FOLDER]      a folder of class folders; default $MSLT_DATA/caltech101
+python benchmarks/pipeline.py [--photos FOLDER]      a folder of class folders; default $MSLT_DATA/caltech101
 """
 
 from __future__ import annotations
@@ -73,7 +73,13 @@ def main() -> None:
             piped.append(throughput(photos, len(photos), 32, [RandomResizedCrop(size=224)], [Flip()], workers))
         rows.append(row(f"{len(photos)} photographs: cv2.imdecode alone, {workers} threads", decoded))
         share = statistics.median(p / d for p, d in zip(piped, decoded, strict=True))
-        rows.append(row("the same to 224 px: read, decode, random resized crop, flip, batch 32", piped, f"{share:.2f} of decoding alone"))
+        rows.append(
+            row(
+                "the same to 224 px: read, decode, random resized crop, flip, batch 32",
+                piped,
+                f"{share:.2f} of decoding alone",
+            )
+        )
     else:
         print(f"no photographs: {options.photos} is not a folder")
     report(f"input pipeline, {workers} threads", rows, options.json)

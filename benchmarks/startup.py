@@ -9,6 +9,7 @@ one resident batch: quarter epochs alternate, so that a drifting machine does no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -93,10 +94,8 @@ def epoch_against_steps(config: str, blocks: int, steps: int) -> list[tuple[floa
     with tempfile.TemporaryDirectory() as folder:
         home = RunFolder(Path(folder) / "run")
         home.create(loaded, data.description, {})
-        try:
+        with contextlib.suppress(Enough):
             Run(loaded, data, stages, home, machine, Console(quiet=True)).train()
-        except Enough:
-            pass
     return pairs[1:]  # the first block holds the compilation
 
 

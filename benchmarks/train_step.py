@@ -130,7 +130,10 @@ def main() -> None:
     base = seconds["PyTorch contiguous"]
     rows = []
     for name, values in seconds.items():
-        row = {"contestant": name, "s / step (median of rounds)": "not installed" if not values else f"{statistics.median(values):.3f}"}
+        row = {
+            "contestant": name,
+            "s / step (median of rounds)": "not installed" if not values else f"{statistics.median(values):.3f}",
+        }
         row["each round"] = " ".join(f"{v:.3f}" for v in values)
         ratios = [v / b for v, b in zip(values, base, strict=False)]
         row["times PyTorch contiguous"] = f"{statistics.median(ratios):.2f}" if ratios else ""

@@ -25,12 +25,27 @@ def parser() -> argparse.ArgumentParser:
 
 def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--config", metavar="FILE", help="recipe (default: the embedded digits, configs/digits_lt/default.yaml)")
+    what.add_argument(
+        "--config", metavar="FILE", help="recipe (default: the embedded digits, configs/digits_lt/default.yaml)"
+    )
     what.add_argument("--data", metavar="FOLDER", help="train on class folders of your own, without a recipe")
-    verb.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="override a setting, e.g. optimizer.lr=0.05")
+    verb.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override a setting, e.g. optimizer.lr=0.05",
+    )
     verb.add_argument("--seed", type=int, help="short for --set seed=N")
     verb.add_argument("--runs", metavar="FOLDER", default="runs", help="where run folders go (default: runs)")
-    verb.add_argument("--resume", metavar="RUN", nargs="?", const="", help="go on with an unfinished run: the newest of this recipe, or the folder named")
+    verb.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        help="go on with an unfinished run: the newest of this recipe, or the folder named",
+    )
     verb.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
     _machine_arguments(verb)
     verb.set_defaults(function=train)
@@ -39,8 +54,12 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def eval_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.add_argument("--run", metavar="FOLDER", required=True, help="run folder")
-    verb.add_argument("--checkpoint", metavar="NAME", default="last", help="last, best, or stage-K-NAME (default: last)")
-    verb.add_argument("--part", choices=("train", "validation", "test"), default="test", help="which images (default: test)")
+    verb.add_argument(
+        "--checkpoint", metavar="NAME", default="last", help="last, best, or stage-K-NAME (default: last)"
+    )
+    verb.add_argument(
+        "--part", choices=("train", "validation", "test"), default="test", help="which images (default: test)"
+    )
     _machine_arguments(verb)
     verb.set_defaults(function=evaluate)
     return verb
@@ -64,7 +83,9 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     else:
         add = {"train": train_arguments, "eval": eval_arguments}[verb]
         options = add(argparse.ArgumentParser(prog=f"{verb}.py")).parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.ERROR if getattr(options, "quiet", False) else logging.WARNING)
+    logging.basicConfig(
+        format="%(message)s", level=logging.ERROR if getattr(options, "quiet", False) else logging.WARNING
+    )
     try:
         return options.function(options)
     except (UserError, DeviceError) as error:
@@ -112,7 +133,9 @@ def train(options: argparse.Namespace) -> int:
         else:
             home.create(recipe, data.description, folder.environment(machine.device, machine.ranks))
         home.lock()
-    console.say(f"{home.path}: {machine.device}, {'graph' if machine.graph else 'PyNative'} mode, {machine.ranks} worker(s)")
+    console.say(
+        f"{home.path}: {machine.device}, {'graph' if machine.graph else 'PyNative'} mode, {machine.ranks} worker(s)"
+    )
     console.table("stages", plan.describe(stages))
     run = Run(recipe, data, stages, home, machine, console)
     try:

@@ -62,7 +62,9 @@ def _versions() -> list[Finding]:
         findings.append(Finding(package, found, good, "" if good else f"pip install '{package}>={low},<{high}'"))
     try:
         other = version("opencv-python")
-        findings.append(Finding("opencv-python", other, False, "pip uninstall opencv-python: it shadows the headless build"))
+        findings.append(
+            Finding("opencv-python", other, False, "pip uninstall opencv-python: it shadows the headless build")
+        )
     except PackageNotFoundError:
         pass
     return findings
@@ -89,7 +91,12 @@ def _convolution() -> list[Finding]:
     advice = ""
     if not good:
         advice = f"a reference loop is in use: start Python with ONEDNN_MAX_CPU_ISA=AVX2 (now {limit or 'not set'})"
-    return [shown, Finding("convolution", f"{speed:.0f} GFLOP/s, {'fast' if good else 'slow'} kernel (3x3, 32 channels)", good, advice)]
+    return [
+        shown,
+        Finding(
+            "convolution", f"{speed:.0f} GFLOP/s, {'fast' if good else 'slow'} kernel (3x3, 32 channels)", good, advice
+        ),
+    ]
 
 
 def convolution_gflops(batch: int = 64, channels: int = 32, size: int = 32) -> float:

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-import ms_longtail  # noqa: F401  (sets the CPU up before the first convolution)
 import mindspore as ms
 import numpy as np
 import pytest
+
+import ms_longtail  # noqa: F401  (sets the CPU up before the first convolution)
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 2e-3, "bfloat16": 2e-2}
 

@@ -11,12 +11,22 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--set", "stages.represent.epochs=1", "stages.rebalance.epochs=1", "batch=16", "model=resnet8_cifar", "--device", "cpu"]
+TINY = [
+    "--set",
+    "stages.represent.epochs=1",
+    "stages.rebalance.epochs=1",
+    "batch=16",
+    "model=resnet8_cifar",
+    "--device",
+    "cpu",
+]
 
 
 def train(folder, *arguments):
     command = [sys.executable, ROOT / "train.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
 
 
 @pytest.fixture

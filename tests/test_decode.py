@@ -70,7 +70,13 @@ def test_exif_orientation(format):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"hello", b"\xff\xd8\xff\xe0 nothing", encode(Image.fromarray(COLOUR), "JPEG")[:-200], encode(Image.fromarray(COLOUR), "PNG")[:300]],
+    [
+        b"",
+        b"hello",
+        b"\xff\xd8\xff\xe0 nothing",
+        encode(Image.fromarray(COLOUR), "JPEG")[:-200],
+        encode(Image.fromarray(COLOUR), "PNG")[:300],
+    ],
 )
 def test_broken_files(data):
     with pytest.raises(DataError, match="cannot decode image photo 7"):

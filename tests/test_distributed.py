@@ -23,7 +23,9 @@ stages: [{name: one, epochs: 2}, {name: two, epochs: 1, sampler: class_balanced}
 
 def script(*arguments):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(["bash", ROOT / "run_distribute.sh", *map(str, arguments)], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        ["bash", ROOT / "run_distribute.sh", *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize(

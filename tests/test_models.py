@@ -49,7 +49,8 @@ def forward(weights, images, depth):
 
     def bn(x, name):
         mean, var, gamma, beta = (
-            weights[f"{name}.{part}"].reshape(1, -1, 1, 1) for part in ("moving_mean", "moving_variance", "gamma", "beta")
+            weights[f"{name}.{part}"].reshape(1, -1, 1, 1)
+            for part in ("moving_mean", "moving_variance", "gamma", "beta")
         )
         return (x - mean) / np.sqrt(var + 1e-5) * gamma + beta
 

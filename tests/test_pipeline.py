@@ -42,7 +42,12 @@ def test_columns_and_last_batch():
 
 def test_random_choices_do_not_depend_on_workers_batches_or_ranks():
     def pixels(dataset, epochs=2):
-        return {int(d): img.tobytes() for epoch in rows(dataset, epochs) for b in epoch for d, img in zip(b["draw"], b["image"], strict=True)}
+        return {
+            int(d): img.tobytes()
+            for epoch in rows(dataset, epochs)
+            for b in epoch
+            for d, img in zip(b["draw"], b["image"], strict=True)
+        }
 
     ops = [Crop(padding=2), Flip()]
     reference = pixels(training_pipeline(source(), batch=16, batch_ops=ops))
@@ -56,7 +61,7 @@ def test_random_choices_do_not_depend_on_workers_batches_or_ranks():
 
 
 def test_every_epoch_has_its_own_order_and_choices():
-    first, second = rows(training_pipeline(source(), batch=70, batch_ops=[Crop()]), epochs=2)
+    _, second = rows(training_pipeline(source(), batch=70, batch_ops=[Crop()]), epochs=2)
     np.testing.assert_array_equal(second[0]["index"], instance(SET.labels, seed=0, epoch=1))
     np.testing.assert_array_equal(second[0]["draw"], np.arange(70, 140))
 
@@ -120,7 +125,7 @@ def test_random_resized_crop_windows():
     assert 0.7 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.4
     assert op(np.zeros((60, 80, 3), np.uint8), 0).shape == (8, 8, 3)
-    with pytest.raises(ValueError, match="scale_min 0.9 is larger than scale_max 0.5"):
+    with pytest.raises(ValueError, match=r"scale_min 0.9 is larger than scale_max 0.5"):
         RandomResizedCrop(size=8, scale_min=0.9, scale_max=0.5)
 
 
@@ -131,7 +136,7 @@ def test_centre_crop():
     assert result.shape == (16, 16, 3)
     assert result[8, 8, 0] == 200
     assert result[8, 0, 0] < 100
-    with pytest.raises(ValueError, match="resize 8 is smaller"):
+    with pytest.raises(ValueError, match=r"resize 8 is smaller"):
         CentreCrop(size=16, resize=8)
 
 

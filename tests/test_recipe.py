@@ -28,8 +28,16 @@ def test_every_recipe_of_the_project_loads_and_survives_a_round_trip(path):
 
 
 def test_inheritance(tmp_path):
-    write(tmp_path, "base.yaml", "model: resnet8_cifar\noptimizer: {name: sgd, lr: 0.3, momentum: 0.5}\nstages: [{name: a, epochs: 1}]")
-    child = write(tmp_path, "child.yaml", "base: base.yaml\noptimizer: {lr: 1e-1}\nstages: [{name: b, epochs: 2}, {name: c, sampler: class_balanced}]")
+    write(
+        tmp_path,
+        "base.yaml",
+        "model: resnet8_cifar\noptimizer: {name: sgd, lr: 0.3, momentum: 0.5}\nstages: [{name: a, epochs: 1}]",
+    )
+    child = write(
+        tmp_path,
+        "child.yaml",
+        "base: base.yaml\noptimizer: {lr: 1e-1}\nstages: [{name: b, epochs: 2}, {name: c, sampler: class_balanced}]",
+    )
     loaded = recipe.load(child)
     assert [s.name for s in loaded.stages] == ["b", "c"]  # lists replace
     assert loaded.stages[0].optimizer.settings["lr"] == 0.1  # maps merge; 1e-1 is a number
@@ -39,14 +47,24 @@ def test_inheritance(tmp_path):
 
 
 def test_a_new_name_replaces_the_whole_map(tmp_path):
-    write(tmp_path, "base.yaml", "model: resnet8_cifar\noptimizer: {name: sgd, momentum: 0.5}\nstages: [{name: a, epochs: 1}]")
+    write(
+        tmp_path,
+        "base.yaml",
+        "model: resnet8_cifar\noptimizer: {name: sgd, momentum: 0.5}\nstages: [{name: a, epochs: 1}]",
+    )
     child = write(tmp_path, "child.yaml", "base: base.yaml\noptimizer: adam")
     assert "momentum" not in recipe.load(child).stages[0].optimizer.settings
 
 
 def test_overrides_are_typed_by_the_schema(tmp_path):
-    path = write(tmp_path, "r.yaml", "data: digits_lt\nmodel: resnet8_cifar\nstages: [{name: a, epochs: 1}, {name: b, epochs: 1}]")
-    loaded = recipe.load(path, ["optimizer.lr=5e-2", "stages.b.epochs=7", "stages.0.loss=ce", "name=12", "data.validation.group=34"])
+    path = write(
+        tmp_path,
+        "r.yaml",
+        "data: digits_lt\nmodel: resnet8_cifar\nstages: [{name: a, epochs: 1}, {name: b, epochs: 1}]",
+    )
+    loaded = recipe.load(
+        path, ["optimizer.lr=5e-2", "stages.b.epochs=7", "stages.0.loss=ce", "name=12", "data.validation.group=34"]
+    )
     assert loaded.stages[0].optimizer.settings["lr"] == 0.05
     assert loaded.stages[1].epochs == 7
     assert loaded.name == "12"
@@ -89,9 +107,18 @@ colour: red
         ("stages: [{epochs: 1}]\nmodel: resnet8_cifar", "stages.0.name = missing"),
         ("stages: [{name: a/b, epochs: 1}]", "stages.0.name = 'a/b'"),
         ("stages: [{name: a, epochs: 1}]", "model = missing: name a model; known:"),
-        ("model: resnet8_cifar\nstages: [{name: a, epochs: 1, augment: [crop, random_resized_crop]}]", "random_resized_crop works on single images"),
-        ("model: resnet8_cifar\nbatch: 10\naccumulate: 4\nstages: [{name: a, epochs: 1}]", "accumulate = 4: must divide batch 10"),
-        ("model: resnet8_cifar\nstages: [{name: a, epochs: 1}, {name: b, optimizer: adam, schedule: {span: run}}]", "stages.1.schedule.span"),
+        (
+            "model: resnet8_cifar\nstages: [{name: a, epochs: 1, augment: [crop, random_resized_crop]}]",
+            "random_resized_crop works on single images",
+        ),
+        (
+            "model: resnet8_cifar\nbatch: 10\naccumulate: 4\nstages: [{name: a, epochs: 1}]",
+            "accumulate = 4: must divide batch 10",
+        ),
+        (
+            "model: resnet8_cifar\nstages: [{name: a, epochs: 1}, {name: b, optimizer: adam, schedule: {span: run}}]",
+            "stages.1.schedule.span",
+        ),
         ("model: resnet8_cifar\nmodel: resnet20_cifar\nstages: [{name: a, epochs: 1}]", "the key 'model' stands twice"),
         ("model: [", "not valid YAML"),
         ("- 1", "must be a map"),

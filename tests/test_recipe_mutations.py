@@ -64,11 +64,19 @@ def mutations(plain, folder, rng):
     for value in (3, []):
         yield "stages", ("stages", 0), value, put(plain, ("stages", 0), value)
     yield "missing base", ("base",), str(folder / "nowhere.yaml"), {"base": str(folder / "nowhere.yaml")}
-    yield "data root", ("data", "root"), str(folder / "nowhere"), put(
-        put(plain, ("data", "name"), "image_folder"), ("data", "root"), str(folder / "nowhere")
+    yield (
+        "data root",
+        ("data", "root"),
+        str(folder / "nowhere"),
+        put(put(plain, ("data", "name"), "image_folder"), ("data", "root"), str(folder / "nowhere")),
     )
     for key in ("train_list", "test_list", "names_file"):
-        data = {"name": "image_list", "root": str(folder), "train_list": str(folder / "l.txt"), "test_list": str(folder / "l.txt")}
+        data = {
+            "name": "image_list",
+            "root": str(folder),
+            "train_list": str(folder / "l.txt"),
+            "test_list": str(folder / "l.txt"),
+        }
         data[key] = str(folder / "nowhere.txt")
         yield "missing file", ("data", key), data[key], put(plain, ("data",), data)
     data = {"name": "inaturalist", "root": str(folder), "train_json": str(folder / "no.json"), "test_json": "no.json"}

@@ -27,13 +27,20 @@ def test_unknown_name_lists_names_and_nearest():
     shapes = Registry("shape")
     shapes.register("circle")(int)
     shapes.register("square")(float)
-    with pytest.raises(UnknownNameError, match=r"unknown shape 'cirlce' \(did you mean 'circle'\?\); known: circle, square"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown shape 'cirlce' \(did you mean 'circle'\?\); known: circle, square"
+    ):
         shapes.get("cirlce")
 
 
 def test_temporary_entry_goes_away_even_after_an_error():
     shapes = Registry("shape")
-    with pytest.raises(KeyError), shapes.temporary("circle", int):
-        assert "circle" in shapes
-        raise KeyError
+
+    def fail_inside():
+        with shapes.temporary("circle", int):
+            assert "circle" in shapes
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
     assert "circle" not in shapes

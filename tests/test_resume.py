@@ -29,9 +29,21 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder, moment="none", count=0, *arguments):
-    command = [sys.executable, HERE / "killable.py", moment, str(count), "--", "--config", folder / "tiny.yaml", "--runs", folder / "runs"]
+    command = [
+        sys.executable,
+        HERE / "killable.py",
+        moment,
+        str(count),
+        "--",
+        "--config",
+        folder / "tiny.yaml",
+        "--runs",
+        folder / "runs",
+    ]
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    return subprocess.run([*command, "--device", "cpu", *arguments], capture_output=True, text=True, env=environment, cwd=folder)
+    return subprocess.run(
+        [*command, "--device", "cpu", *arguments], capture_output=True, text=True, env=environment, cwd=folder
+    )
 
 
 def parameters(path):
@@ -47,7 +59,10 @@ def assert_same_run(found, expected):
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name}: {key}")
     volatile = ("train_seconds", "eval_seconds")
     lines = [
-        [{k: v for k, v in json.loads(line).items() if k not in volatile} for line in (run / "metrics.jsonl").read_text().splitlines()]
+        [
+            {k: v for k, v in json.loads(line).items() if k not in volatile}
+            for line in (run / "metrics.jsonl").read_text().splitlines()
+        ]
         for run in (found, expected)
     ]
     assert lines[0] == lines[1]
@@ -98,8 +113,17 @@ def test_one_and_two_threads_give_the_same_weights(untouched, tmp_path):
 
 def test_sigterm_saves_and_says_how_to_go_on(untouched, tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("every_minutes: 0.002", "every_minutes: null"))
-    command = [sys.executable, HERE.parent / "train.py", "--config", tmp_path / "tiny.yaml", "--runs", tmp_path / "runs"]
-    with subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+    command = [
+        sys.executable,
+        HERE.parent / "train.py",
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--runs",
+        tmp_path / "runs",
+    ]
+    with subprocess.Popen(
+        [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as process:
         for line in process.stdout:
             if line.startswith("epoch 1/3"):
                 process.send_signal(signal.SIGTERM)
@@ -108,7 +132,9 @@ def test_sigterm_saves_and_says_how_to_go_on(untouched, tmp_path):
     assert process.returncode == 130
     assert "Continue with: --resume" in rest
     found = tmp_path / "runs" / "tiny-s0"
-    done = subprocess.run([sys.executable, HERE.parent / "train.py", "--resume", found], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, HERE.parent / "train.py", "--resume", found], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert_same_run(found, untouched)
 
@@ -159,7 +185,15 @@ def test_eval_recomputes_the_same_numbers(untouched):
 
 def test_the_run_folder_is_complete(untouched):
     names = {p.name for p in untouched.iterdir()}
-    assert {"recipe.yaml", "environment.json", "split.json", "metrics.jsonl", "result.json", "logits.npz", "report.md"} <= names
+    assert {
+        "recipe.yaml",
+        "environment.json",
+        "split.json",
+        "metrics.jsonl",
+        "result.json",
+        "logits.npz",
+        "report.md",
+    } <= names
     assert len(list((untouched / "figures").glob("*.png"))) == 4
     split = json.loads((untouched / "split.json").read_text())
     assert sum(split["counts"]["train"]) == split["images"]["train"]

@@ -59,7 +59,9 @@ def test_choice_is_that_of_the_published_code():
 
 
 def test_checksum_is_over_the_indices_in_order():
-    assert checksum(np.array([3, 1])) == hashlib.sha256((3).to_bytes(8, "little") + (1).to_bytes(8, "little")).hexdigest()
+    assert (
+        checksum(np.array([3, 1])) == hashlib.sha256((3).to_bytes(8, "little") + (1).to_bytes(8, "little")).hexdigest()
+    )
     assert checksum(np.array([3, 1])) != checksum(np.array([1, 3]))
 
 

@@ -114,7 +114,9 @@ def _download(release: Release, root: Path) -> None:
             with tempfile.TemporaryDirectory(dir=root) as scratch:
                 _unpack(source, release, root, Path(scratch), by_hand)
     except (urllib.error.URLError, OSError, tarfile.TarError) as error:
-        raise DataError(f"{release.folder} is not in {root} (data.root) and cannot be downloaded ({error}): {by_hand}") from error
+        raise DataError(
+            f"{release.folder} is not in {root} (data.root) and cannot be downloaded ({error}): {by_hand}"
+        ) from error
 
 
 def _unpack(source, release: Release, root: Path, scratch: Path, by_hand: str) -> None:
@@ -151,7 +153,9 @@ def _read(path: Path, release: Release, key: bytes) -> tuple[np.ndarray, np.ndar
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: no entry {key!r} or b'data'; is this the official python version?") from error
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
-            raise DataError(f"{path}: data has shape {pixels.shape} and type {pixels.dtype}, not ({len(labels)}, 3072) uint8")
+            raise DataError(
+                f"{path}: data has shape {pixels.shape} and type {pixels.dtype}, not ({len(labels)}, 3072) uint8"
+            )
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
@@ -171,13 +175,15 @@ def _names(path: Path, release: Release, key: bytes, classes: int) -> tuple[str,
 class _PlainUnpickler(pickle.Unpickler):
     """Admits arrays, lists, dicts, strings and numbers. Anything else in a pickle could run code of its author's."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    _ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self._ALLOWED:

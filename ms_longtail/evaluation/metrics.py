@@ -56,7 +56,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, class_counts: np.ndarray) -
     worst = int(np.nanargmin(accuracy))
     members = groups(class_counts)
     by_group = {
-        name: float(accuracy[mask & present].mean()) if (mask & present).any() else None for name, mask in members.items()
+        name: float(accuracy[mask & present].mean()) if (mask & present).any() else None
+        for name, mask in members.items()
     }
     held = accuracy[present]
     return {

@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+import matplotlib.pyplot as plt
 
-from .metrics import FEW, MANY  # noqa: E402
+from .metrics import FEW, MANY
 
 COLOURS = {"many": "#1b6ca8", "medium": "#e09f3e", "few": "#9e2a2b"}
 
@@ -52,7 +52,9 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
                 axis.axvline(number + 0.5, color="#555555", linewidth=0.8)
     for number, line in enumerate(lines):
         if number == 0 or line["stage"] != lines[number - 1]["stage"]:
-            top.annotate(line["name"], (max(number + 0.6, 1), 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9)
+            top.annotate(
+                line["name"], (max(number + 0.6, 1), 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9
+            )
     _save(figure, path)
 
 
@@ -63,7 +65,9 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
     values = np.array([np.nan if value is None else 100 * value for value in per_class])
     for group, mask in (("many", counts > MANY), ("medium", (counts >= FEW) & (counts <= MANY)), ("few", counts < FEW)):
         if mask.any():
-            axis.scatter(counts[mask], values[mask], color=COLOURS[group], label=f"{group} ({mask.sum()})", s=24, zorder=3)
+            axis.scatter(
+                counts[mask], values[mask], color=COLOURS[group], label=f"{group} ({mask.sum()})", s=24, zorder=3
+            )
             axis.hlines(
                 np.nanmean(values[mask]), counts[mask].min() * 0.9, counts[mask].max() * 1.1,
                 color=COLOURS[group], alpha=0.5,

@@ -59,7 +59,9 @@ class Loss(nn.Cell):
                 raise ValueError(f"class_counts must be a list of at least 2 numbers, got shape {counts.shape}")
             empty = np.flatnonzero(counts < 1)
             if len(empty):
-                raise ValueError(f"class {empty[0]} has {counts[empty[0]]} training images; every class needs at least 1")
+                raise ValueError(
+                    f"class {empty[0]} has {counts[empty[0]]} training images; every class needs at least 1"
+                )
             self.num_classes = len(counts)
 
     def elements(self, logits, labels, features=None, teacher_logits=None):

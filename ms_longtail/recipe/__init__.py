@@ -13,11 +13,23 @@ import yaml
 from .. import augment, data, losses, models, objectives, samplers  # noqa: F401  (fill the registries)
 from ..errors import RecipeError
 from ..training import optimizers, schedules  # noqa: F401
-from .merge import assign, merge, override, parse, read
+from .merge import assign, override, parse, read
 from .schema import Component, Data, Recipe, Stage
 from .validate import build
 
-__all__ = ["Component", "Data", "Recipe", "Stage", "differences", "fingerprint", "from_map", "load", "to_yaml"]
+__all__ = [
+    "Component",
+    "Data",
+    "Recipe",
+    "Stage",
+    "differences",
+    "fingerprint",
+    "from_map",
+    "load",
+    "parse",
+    "read",
+    "to_yaml",
+]
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -37,7 +49,9 @@ def from_map(content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (
     texts = {override(content, assignment): assignment.partition("=")[2].strip() for assignment in overrides}
     recipe, faults = build(content)
     # `--set data.validation.group=12` means the text "12": where the schema asks for text, take what was typed.
-    retyped = [where for where, message in faults if where in texts and message.endswith("input should be a valid string")]
+    retyped = [
+        where for where, message in faults if where in texts and message.endswith("input should be a valid string")
+    ]
     if retyped:
         for where in retyped:
             assign(content, where, texts[where])

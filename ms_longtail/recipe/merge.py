@@ -25,7 +25,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf)|\.(?:nan|NaN))$"),
+    re.compile(
+        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf)|\.(?:nan|NaN))$"
+    ),
     list("-+0123456789."),
 )
 
@@ -42,9 +44,7 @@ def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) 
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:map", lambda loader, node: _no_duplicates(loader, node, deep=True)
-)
+_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _no_duplicates(loader, node, deep=True))
 
 
 def parse(text: str) -> Any:
@@ -57,7 +57,9 @@ def read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = path.resolve()
     if path in chain:
         cycle = " -> ".join(str(p) for p in (*chain[chain.index(path) :], path))
-        raise RecipeError([f"base = {str(path)!r}: the files inherit from each other in a circle: {cycle}"], str(chain[0]))
+        raise RecipeError(
+            [f"base = {str(path)!r}: the files inherit from each other in a circle: {cycle}"], str(chain[0])
+        )
     source = str(chain[-1] if chain else path)
     try:
         content = parse(path.read_text(encoding="utf-8"))

@@ -62,12 +62,16 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
     if value is MISSING:
         return None, [(where, f"missing: name a {registry.kind}; {choices}")]
     if not isinstance(value, dict):
-        return None, [(where, f"{shorten(value)}: must be the name of a {registry.kind}, or a map with `name`; {choices}")]
+        return None, [
+            (where, f"{shorten(value)}: must be the name of a {registry.kind}, or a map with `name`; {choices}")
+        ]
     name = value.get("name")
     if name is None:
         return None, [((*where, "name"), f"missing in {shorten(value)}: name a {registry.kind}; {choices}")]
     if not isinstance(name, str) or name not in registry:
-        return None, [((*where, "name"), f"{shorten(name)}: unknown {registry.kind}{nearest(name, registry.names())}; {choices}")]
+        return None, [
+            ((*where, "name"), f"{shorten(name)}: unknown {registry.kind}{nearest(name, registry.names())}; {choices}")
+        ]
     checked, faults = check(adapter(kind, name), value, path)
     if faults:
         return None, faults
@@ -127,7 +131,9 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
     levels = [AUGMENT.get(op.name).level for op in parts["augment"]]
     if levels != sorted(levels, key=("image", "batch").index):
         late = parts["augment"][len(levels) - 1 - levels[::-1].index("image")].name
-        message = f"{[op.name for op in parts['augment']]}: {late} works on single images of any size and must come first"
+        message = (
+            f"{[op.name for op in parts['augment']]}: {late} works on single images of any size and must come first"
+        )
         return None, [((*where, "augment"), message)]
     return Stage(own.name, own.epochs, augment=tuple(parts.pop("augment")), **parts), []
 
@@ -164,7 +170,11 @@ def _across(run: RunSettings | None, data: Any, stages: list[Stage]) -> list[Fau
         faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
     for number, stage in enumerate(stages):
         path = ("stages", str(number))
-        if stage.schedule.settings.get("span") == "run" and number and stages[number - 1].optimizer.name != stage.optimizer.name:
+        if (
+            stage.schedule.settings.get("span") == "run"
+            and number
+            and stages[number - 1].optimizer.name != stage.optimizer.name
+        ):
             message = f"'run': the optimizer changes from {stages[number - 1].optimizer.name} to {stage.optimizer.name}"
             faults.append(((*path, "schedule", "span"), f"{message}, so its state cannot go on; use span: stage"))
     return faults

@@ -12,7 +12,17 @@ import numpy as np
 from mindspore import nn
 
 from ..augment import CentreCrop
-from ..data import DrawSource, ImageSet, Splits, carve, checksum, choose, group_by_name, imbalance_factor, profile_counts
+from ..data import (
+    DrawSource,
+    ImageSet,
+    Splits,
+    carve,
+    checksum,
+    choose,
+    group_by_name,
+    imbalance_factor,
+    profile_counts,
+)
 from ..errors import DataError, RecipeError
 from ..objectives import Classification
 from ..recipe import Recipe, Stage
@@ -50,7 +60,9 @@ def load_data(recipe: Recipe) -> Data:
     wanted = recipe.data.validation
     if wanted.share > 0:
         if validation is not None:
-            raise RecipeError([f"data.validation.share = {wanted.share}: {recipe.data.name} ships a validation part; use 0"])
+            raise RecipeError(
+                [f"data.validation.share = {wanted.share}: {recipe.data.name} ships a validation part; use 0"]
+            )
         groups = None
         if wanted.group is not None:
             if train.files is None:
@@ -160,7 +172,9 @@ def check(recipe: Recipe, data: Data) -> None:
     faults = []
     for number, stage in enumerate(recipe.stages):
         trials = {
-            "loss": lambda stage=stage: LOSSES.get(stage.loss.name)(class_counts=data.class_counts, **stage.loss.settings),
+            "loss": lambda stage=stage: LOSSES.get(stage.loss.name)(
+                class_counts=data.class_counts, **stage.loss.settings
+            ),
             "augment": lambda stage=stage: build_augment(stage, recipe, data.splits.train),
             "sampler": lambda stage=stage: build_order(stage, data.splits.train.labels, recipe.seed)(0),
         }

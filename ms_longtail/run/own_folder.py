@@ -29,7 +29,9 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         raise DataError(f"--data {folder}: none of {min(len(images), 64)} images tried can be opened")
     median = int(np.median(sides))
     kind = "small" if median <= SMALL else "photos"
-    console.say(f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: configs/folder/{kind}.yaml")
+    console.say(
+        f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: configs/folder/{kind}.yaml"
+    )
     content = recipes.read(configs / "folder" / f"{kind}.yaml")
     content["name"] = "".join(c if c.isalnum() or c in "_-" else "_" for c in path.resolve().name) or "folder"
     content["data"]["root"] = folder

@@ -43,7 +43,9 @@ class StagePlan:
 def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
     """Plans of all stages; a setting that does not fit the data set is a RecipeError."""
     if recipe.batch % (ranks * recipe.accumulate):
-        raise RecipeError([f"batch = {recipe.batch}: must be a multiple of {ranks} workers x accumulate {recipe.accumulate}"])
+        raise RecipeError(
+            [f"batch = {recipe.batch}: must be a multiple of {ranks} workers x accumulate {recipe.accumulate}"]
+        )
     total_epochs = sum(stage.epochs for stage in recipe.stages)
     labels = data.splits.train.labels
     plans: list[StagePlan] = []

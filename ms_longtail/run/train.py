@@ -82,7 +82,9 @@ class Run:
 
     def where(self) -> str:
         stage = self.plan[self.position.stage]
-        text = f"stage {stage.number + 1} ({stage.stage.name}), {self.position.epoch} of {stage.stage.epochs} epochs done"
+        text = (
+            f"stage {stage.number + 1} ({stage.stage.name}), {self.position.epoch} of {stage.stage.epochs} epochs done"
+        )
         return f"{text}, step {self.position.step} of {stage.steps_per_epoch}" if self.position.step else text
 
     def _check(self, path: Path, position: Position) -> None:
@@ -233,7 +235,9 @@ class Run:
                     line["test"] = self._short(self.data.splits.test)
             line["eval_seconds"] = round(time.monotonic() - began, 3)
             scores = ", ".join(f"{p} top-1 {100 * line[p]['top1']:.2f} %" for p in ("validation", "test") if p in line)
-            self.console.say(f"epoch {position.epoch}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}")
+            self.console.say(
+                f"epoch {position.epoch}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}"
+            )
         if self.machine.main:
             # The order matters: whatever the moment of a kill, last.ckpt speaks only of what is written already.
             if last_epoch:

@@ -99,7 +99,9 @@ def newest(folder: Path) -> tuple[Path, dict, Position] | None:
         except ValueError as error:
             log.warning("%s; trying the one before", error)
     if candidates:
-        raise TrainingError(f"no whole checkpoint in {folder}: all of {', '.join(p.name for p in candidates)} are damaged")
+        raise TrainingError(
+            f"no whole checkpoint in {folder}: all of {', '.join(p.name for p in candidates)} are damaged"
+        )
     return None
 
 
@@ -113,7 +115,10 @@ def load_into(cell: nn.Cell, parameters: dict, source: Path, *, only: set[str] |
     missing = sorted(set(own) - set(parameters))
     left_over = sorted(set(parameters) - set(own)) if only is None else []
     if missing or left_over:
-        parts = [f"lacks {', '.join(missing[:5])}" if missing else "", f"has unknown {', '.join(left_over[:5])}" if left_over else ""]
+        parts = [
+            f"lacks {', '.join(missing[:5])}" if missing else "",
+            f"has unknown {', '.join(left_over[:5])}" if left_over else "",
+        ]
         raise TrainingError(f"{source} does not fit the network: it {' and '.join(p for p in parts if p)}")
     for name, parameter in own.items():
         value = parameters[name]
