@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from common import arguments, report
 
+from ms_longtail import runtime
 from ms_longtail.augment import Crop, Flip, RandomResizedCrop
 from ms_longtail.data import DrawSource, ImageSet, training_pipeline
 from ms_longtail.data.image_folder import image_folder
@@ -27,7 +28,9 @@ def throughput(images: ImageSet, count: int, batch: int, image_ops, batch_ops, w
     order = partial(instance, images.labels, seed=0, num_samples=count)
     source = DrawSource(images, lambda e: order(epoch=e), count, image_ops=image_ops)
     dataset = training_pipeline(source, batch=batch, batch_ops=batch_ops, workers=workers)
-    iterator = dataset.project(["image", "label"]).create_tuple_iterator(num_epochs=1, output_numpy=True)
+    iterator = dataset.project(["image", "label"]).create_tuple_iterator(
+        num_epochs=1, do_copy=False
+    )  # as Model.train does
     seen, began = 0, None
     for image, _ in iterator:
         if began is None:
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--photos", default=os.path.join(os.environ.get("MSLT_DATA", "data"), "caltech101"))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    runtime.single_threaded_opencv()
     workers = min(2, os.cpu_count() or 1)
     rows = []
     speeds = [small(workers) for _ in range(options.rounds)]

@@ -82,6 +82,7 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
     import mindspore as ms
 
     tune_cpu()
+    single_threaded_opencv()
     name = choose_device(device)
     ms.set_device(_TARGETS[name])
     ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
@@ -89,6 +90,13 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
         ms.runtime.launch_blocking()
     rank, ranks = _join_group() if in_group() else (0, 1)
     return Runtime(device=name, graph=not debug, rank=rank, ranks=ranks)
+
+
+def single_threaded_opencv() -> None:
+    """The pipeline's threads are the parallelism; threads inside OpenCV on top of them only wait for each other."""
+    import cv2
+
+    cv2.setNumThreads(0)
 
 
 def in_group() -> bool:

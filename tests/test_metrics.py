@@ -1,5 +1,6 @@
 """Every number of a report against loops, or against scikit-learn by another route; and the pictures and the table."""
 
+import re
 import warnings
 
 import numpy as np
@@ -227,7 +228,7 @@ def run_of(classes, part="test"):
     scores = evaluate(logits, labels, counts)
     lines = [
         {"stage": number // 3, "name": ["first", "second"][number // 3], "train_loss": 2 / (number + 1), "lr": 0.1}
-        | ({part: scores} if number % 2 else {})
+        | ({part: scores | {"top1": number / 10}} if number % 3 else {})
         for number in range(6)
     ]
     return counts, names, logits, labels, scores, lines
@@ -285,13 +286,20 @@ def test_what_the_pictures_show(drawn):
 
 def test_learning_curves_show_the_epochs_that_were_watched(drawn):
     *_, scores, lines = run_of(10)
+    assert None in (scores["many"], scores["medium"], scores["few"])
     plots.learning_curves("curves", lines)
     top, bottom, rate = drawn["curves"].axes
     assert top.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
     assert top.lines[0].get_ydata() == pytest.approx([2 / k for k in range(1, 7)])
     assert rate.lines[0].get_ydata().tolist() == [0.1] * 6
-    assert bottom.lines[0].get_xdata().tolist() == [2, 4, 6]
-    assert bottom.lines[0].get_ydata() == pytest.approx([100 * scores["top1"]] * 3)
+    assert bottom.lines[0].get_xdata().tolist() == [2, 3, 5, 6]
+    assert bottom.lines[0].get_ydata() == pytest.approx([10, 20, 40, 50])
+    shown = {line.get_label(): line.get_ydata() for line in bottom.lines}
+    for group in ("many", "medium", "few"):
+        if scores[group] is None:
+            assert group not in shown
+        else:
+            assert shown[group] == pytest.approx([100 * scores[group]] * 4)
     borders = [line.get_xdata()[0] for line in bottom.lines if list(line.get_ydata()) == [0, 1]]
     assert borders == [3.5]
     assert [note.get_text() for note in top.texts] == ["first", "second"]
@@ -359,7 +367,11 @@ def test_report(classes):
     assert last["few"] == ("n/a" if scores["few"] is None else f"{100 * scores['few']:.2f}")
     assert "9 s of training" in text
     assert "absent" not in text
-    assert f"({(counts > 100).sum()} classes)" in text
+    sizes = [(counts > 100).sum(), ((counts >= 20) & (counts <= 100)).sum(), (counts < 20).sum()]
+    found = re.search(r"more than 100 .*?\((\d+).*? 20 to 100 \((\d+).*?fewer than 20 \((\d+)", text)
+    assert [int(number) for number in found.groups()] == sizes
+    ends = [cells(row) for row in rows if row.startswith(("| first ", "| second "))]
+    assert [row[:2] for row in ends] == [["first", "20.00"], ["second", "50.00"]]
     by_class = [cells(row) for row in rows if row.startswith(("| class ", "| pipe "))]
     if classes > 100:
         assert by_class == []

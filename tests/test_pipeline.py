@@ -97,23 +97,21 @@ def test_crop_by_hand():
         np.testing.assert_array_equal(result, padded[top : top + 12, left : left + 12])
 
 
-def test_flip_by_hand_and_does_not_write_into_its_input():
-    before = IMAGES.copy()
-    flipped = Flip(p=0.5)(IMAGES, np.arange(70))
+def test_flip_by_hand():
+    flipped = Flip(p=0.5)(IMAGES.copy(), np.arange(70))
     same = [(f == i).all() for f, i in zip(flipped, IMAGES, strict=True)]
     mirrored = [(f == i[:, ::-1]).all() for f, i in zip(flipped, IMAGES, strict=True)]
     assert all(s != m for s, m in zip(same, mirrored, strict=True))
     assert 20 < sum(mirrored) < 50
-    np.testing.assert_array_equal(IMAGES, before)
-    assert (Flip(p=0)(IMAGES, np.arange(70)) == IMAGES).all()
-    assert (Flip(p=1)(IMAGES, np.arange(70)) == IMAGES[:, :, ::-1]).all()
+    assert (Flip(p=0)(IMAGES.copy(), np.arange(70)) == IMAGES).all()
+    assert (Flip(p=1)(IMAGES.copy(), np.arange(70)) == IMAGES[:, :, ::-1]).all()
 
 
 def test_random_resized_crop_windows():
     op = RandomResizedCrop(size=8, scale_min=0.1, scale_max=0.9, seed=1)
     shares, ratios = [], []
-    for draw in range(400):
-        top, left, height, width = op.window(60, 80, draw)
+    for numbers in op.random(np.arange(400)):
+        top, left, height, width = op.window(60, 80, numbers)
         assert top >= 0
         assert left >= 0
         assert top + height <= 60
@@ -124,7 +122,7 @@ def test_random_resized_crop_windows():
     assert 0.8 < max(shares) < 0.93
     assert 0.7 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.4
-    assert op(np.zeros((60, 80, 3), np.uint8), 0).shape == (8, 8, 3)
+    assert op(np.zeros((60, 80, 3), np.uint8), op.random(np.array([0]))[0]).shape == (8, 8, 3)
     with pytest.raises(ValueError, match=r"scale_min 0.9 is larger than scale_max 0.5"):
         RandomResizedCrop(size=8, scale_min=0.9, scale_max=0.5)
 

@@ -53,7 +53,7 @@ class RandomResizedCrop:
         ratio_min, ratio_max: its width over height.
         seed: the run's seed.
 
-    Shapes: image (h, w, 3) uint8 and one draw number -> (size, size, 3).
+    Shapes: image (h, w, 3) uint8 and its row of `random(draws)` -> (size, size, 3).
     """
 
     level = "image"
@@ -75,10 +75,14 @@ class RandomResizedCrop:
         self.size, self.seed = size, seed
         self.scale, self.ratio = (scale_min, scale_max), (ratio_min, ratio_max)
 
-    def window(self, height: int, width: int, draw: int) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the window for this draw."""
-        u = hashing.uniform(self.seed, np.array([draw]), "random_resized_crop", 40)[0].reshape(10, 4)
-        for area_share, shape, v, h in u:
+    def random(self, draws: np.ndarray) -> np.ndarray:
+        """Four uniform numbers for each of ten tries, (B, 40)."""
+        return hashing.uniform(self.seed, draws, "random_resized_crop", 40)
+
+    def window(self, height: int, width: int, numbers: np.ndarray) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the window; `numbers` is a row of `random`."""
+        tries = iter(numbers.tolist())
+        for area_share, shape, v, h in zip(tries, tries, tries, tries, strict=True):
             area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area_share)
             low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
             aspect = math.exp(low + (high - low) * shape)
@@ -93,9 +97,9 @@ class RandomResizedCrop:
             w = max(1, round(height * self.ratio[1]))
         return (height - t) // 2, (width - w) // 2, t, w
 
-    def __call__(self, image: np.ndarray, draw: int) -> np.ndarray:
-        top, left, height, width = self.window(*image.shape[:2], draw)
-        return resize(image[top : top + height, left : left + width], self.size, self.size)
+    def __call__(self, image: np.ndarray, numbers: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        top, left, height, width = self.window(*image.shape[:2], numbers)
+        return resize(image[top : top + height, left : left + width], self.size, self.size, out)
 
 
 class CentreCrop:
@@ -113,7 +117,12 @@ class CentreCrop:
         if self.resize < size:
             raise ValueError(f"resize {self.resize} is smaller than the crop of {size}")
 
-    def __call__(self, image: np.ndarray, draw: int = 0) -> np.ndarray:
+    def random(self, draws: np.ndarray) -> np.ndarray:
+        return np.empty((len(draws), 0))
+
+    def __call__(
+        self, image: np.ndarray, numbers: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         height, width = image.shape[:2]
         factor = self.resize / min(height, width)
         image = resize(image, max(self.size, round(height * factor)), max(self.size, round(width * factor)))
@@ -121,9 +130,12 @@ class CentreCrop:
         return image[top : top + self.size, left : left + self.size]
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear when enlarging, area average when shrinking (bilinear skips pixels there and shows moire)."""
+def resize(image: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Bilinear, or the area average when shrinking to less than half (bilinear skips pixels there and shows moire).
+
+    `out`, where given, is an array that the result may be written into.
+    """
     if image.shape[:2] == (height, width):
         return image
-    shrink = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    shrink = 2 * height < image.shape[0] and 2 * width < image.shape[1]
+    return cv2.resize(image, (width, height), out, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import pickle
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from logging import getLogger
@@ -113,7 +113,7 @@ def _download(release: Release, root: Path) -> None:
             root.mkdir(parents=True, exist_ok=True)  # only now: without a network nothing is left behind
             with tempfile.TemporaryDirectory(dir=root) as scratch:
                 _unpack(source, release, root, Path(scratch), by_hand)
-    except (urllib.error.URLError, OSError, tarfile.TarError) as error:
+    except (http.client.HTTPException, OSError, tarfile.TarError) as error:
         raise DataError(
             f"{release.folder} is not in {root} (data.root) and cannot be downloaded ({error}): {by_hand}"
         ) from error
@@ -150,11 +150,11 @@ def _read(path: Path, release: Release, key: bytes) -> tuple[np.ndarray, np.ndar
         content = read_pickle(path)
         try:
             pixels, labels = np.asarray(content[b"data"]), np.asarray(content[key])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, IndexError) as error:
             raise DataError(f"{path}: no entry {key!r} or b'data'; is this the official python version?") from error
-        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
+        if labels.ndim != 1 or pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
             raise DataError(
-                f"{path}: data has shape {pixels.shape} and type {pixels.dtype}, not ({len(labels)}, 3072) uint8"
+                f"{path}: data has shape {pixels.shape} and type {pixels.dtype}, not (n, 3072) uint8 with n labels"
             )
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
@@ -166,7 +166,10 @@ def _names(path: Path, release: Release, key: bytes, classes: int) -> tuple[str,
     if release.label_bytes:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     else:
-        names = [name.decode() for name in read_pickle(path)[key]]
+        try:
+            names = [name.decode() for name in read_pickle(path)[key]]
+        except (KeyError, TypeError, IndexError, AttributeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: no list of names under {key!r}; is this the official python version?") from error
     if len(names) != classes:
         raise DataError(f"{path}: {len(names)} class names, expected {classes}")
     return tuple(names)
@@ -196,5 +199,5 @@ def read_pickle(path: Path):
     try:
         with path.open("rb") as file:
             return _PlainUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError) as error:
+    except (Exception, SystemError) as error:  # damaged pickles end in errors of every kind
         raise DataError(f"{path}: not a plain pickle ({error})") from error

@@ -54,7 +54,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, bool]:
             position += 1
             continue
         if marker == 0xDA:  # start of scan: in what follows, FF D9 can only be the end
-            return channels, data.find(b"\xff\xd9", position) > 0
+            return channels, data.rfind(b"\xff\xd9", position) > 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
             channels = data[position + 9]
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from ..errors import DataError
 from ..registry import DATASETS
 from .image_set import ImageSet, Splits
+
+MAX_CLASSES = 1_000_000
+_LINE = re.compile(r"\s*(\S.*?)\s*[\s,]\s*(\d{1,9})\s*$")  # the last blank or comma separates
 
 
 @DATASETS.register("image_list")
@@ -48,18 +52,21 @@ def image_list(
 def read_list(path: str, key: str = "list") -> tuple[list[str], np.ndarray]:
     """(paths, labels int32) of a list file; the label is behind the last blank or comma of a line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{key}: {path} is not a text file ({error})") from error
     files, labels = [], np.empty(len(lines), np.int32)
     for number, line in enumerate(lines):
-        file, _, label = line.strip().replace(",", " ").rpartition(" ")
-        if not file or not label.isdecimal():
-            raise DataError(f'{path}, line {number + 1}: {line[:80]!r} is not "path label" with a label from 0 up')
-        files.append(file.strip())
-        labels[number] = int(label)
+        match = _LINE.match(line)
+        label = int(match.group(2)) if match else -1
+        if not 0 <= label < MAX_CLASSES:
+            raise DataError(
+                f'{path}, line {number + 1}: {line[:80]!r} is not "path label" with a label from 0 up to {MAX_CLASSES - 1}'
+            )
+        files.append(match.group(1))
+        labels[number] = label
     if not files:
         raise DataError(f"{key}: {path} holds no line")
     return files, labels

@@ -27,13 +27,20 @@ def inaturalist(*, root: str, train_json: str, test_json: str) -> Splits:
         raise DataError(f"data.root: the folder {root} does not exist (file names in {train_json} are relative to it)")
     train = _read(train_json, "data.train_json")
     test = _read(test_json, "data.test_json")
-    ids = sorted({category["id"] for category in train["categories"]})
-    names = {category["id"]: str(category.get("name", category["id"])) for category in train["categories"]}
+    names = {_field(c, "id", train_json, "category"): str(c.get("name", c["id"])) for c in train["categories"]}
+    ids = sorted(names)
     class_names = tuple(names[i] for i in ids)
     label_of = {category: label for label, category in enumerate(ids)}
     return Splits(
         _images(train, root, train_json, label_of, class_names), _images(test, root, test_json, label_of, class_names)
     )
+
+
+def _field(entry, key: str, path: str, kind: str):
+    """entry[key], or an error that shows the entry."""
+    if not isinstance(entry, dict) or key not in entry:
+        raise DataError(f"{path}: {kind} {str(entry)[:80]!r} has no {key!r}")
+    return entry[key]
 
 
 def _read(path: str, key: str) -> dict:
@@ -43,6 +50,10 @@ def _read(path: str, key: str) -> dict:
         raise DataError(f"{key}: cannot read {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); is the file complete?") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no map of images, annotations and categories; this is not COCO-style JSON")
     missing = [part for part in ("images", "annotations", "categories") if part not in content]
     if missing:
         raise DataError(f"{path}: no {' and no '.join(missing)}; this is not COCO-style JSON")
@@ -50,12 +61,13 @@ def _read(path: str, key: str) -> dict:
 
 
 def _images(content: dict, root: str, path: str, label_of: dict[int, int], names: tuple[str, ...]) -> ImageSet:
-    files = {image["id"]: image["file_name"] for image in content["images"]}
+    files = {_field(i, "id", path, "image"): _field(i, "file_name", path, "image") for i in content["images"]}
     annotations = content["annotations"]
     labels = np.empty(len(annotations), np.int32)
     paths = []
     for place, annotation in enumerate(annotations):
-        image, category = annotation.get("image_id"), annotation.get("category_id")
+        image = _field(annotation, "image_id", path, "annotation")
+        category = _field(annotation, "category_id", path, "annotation")
         if image not in files:
             raise DataError(f"{path}, annotation {place}: no image has the id {image}")
         if category not in label_of:

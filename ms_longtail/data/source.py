@@ -12,8 +12,6 @@ from .. import hashing
 from ..errors import DataError
 from .image_set import ImageSet
 
-ImageOp = Callable[[np.ndarray, int], np.ndarray]
-
 
 @dataclass
 class Faults:
@@ -24,7 +22,10 @@ class Faults:
 
 
 class DrawSource:
-    """Random access by draw number for MindSpore's GeneratorDataset: (image, label, index, draw).
+    """From draw numbers to images, labels and indices, for whole batches.
+
+    To MindSpore it is a data set of draw numbers (`__getitem__` returns what the sampler asked for); `load` is called in the
+    map after `batch`. One row an image would cost more in the interpreter than decoding does.
 
     Args:
         images: the set.
@@ -32,7 +33,7 @@ class DrawSource:
         length: draws an epoch.
         first_draw, first_epoch: draw `first_draw` is position 0 of epoch `first_epoch`.
         seed: of the replacement draws.
-        image_ops: applied to each decoded image with its draw number.
+        image_ops: augmentations of level "image"; they must leave all images one size.
         on_error: "raise", or "skip" (another image of the same class takes the place, hashed from the draw number).
         max_error_share: share of distinct unreadable images above which "skip" gives up.
     """
@@ -46,7 +47,7 @@ class DrawSource:
         first_draw: int = 0,
         first_epoch: int = 0,
         seed: int = 0,
-        image_ops: Sequence[ImageOp] = (),
+        image_ops: Sequence = (),
         on_error: str = "raise",
         max_error_share: float = 0.01,
     ):
@@ -57,6 +58,8 @@ class DrawSource:
         self.faults = Faults()
         self._lock = threading.Lock()
         self._epochs: dict[int, np.ndarray] = {}
+        self._scratch = threading.local()
+        self._shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -64,6 +67,9 @@ class DrawSource:
     def __deepcopy__(self, memo):
         # MindSpore copies the data set for every iterator; the faults and the orders are to be shared, not copied.
         return self
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray]:
+        return (np.array(draw, np.int64),)
 
     def indices(self, epoch: int) -> np.ndarray:
         """The order of an epoch, computed once; the two newest are kept, since reading runs ahead of training."""
@@ -76,22 +82,55 @@ class DrawSource:
                 self._epochs[epoch] = order
         return order
 
-    def index(self, draw: int) -> int:
-        epoch, position = divmod(draw - self.first_draw, self.length)
-        return int(self.indices(self.first_epoch + epoch)[position])
+    def index(self, draws: np.ndarray) -> np.ndarray:
+        """Image indices of draw numbers, (B,) -> (B,)."""
+        epochs, positions = np.divmod(draws - self.first_draw, self.length)
+        index = np.empty(len(draws), np.int32)
+        for epoch in np.unique(epochs):  # one, or two where a batch lies across epochs
+            here = epochs == epoch
+            index[here] = self.indices(self.first_epoch + int(epoch))[positions[here]]
+        return index
 
-    def __getitem__(self, draw: int) -> tuple[np.ndarray, ...]:
-        draw = int(draw)
+    def load(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(images (B, H, W, 3) uint8, labels (B,) int32, indices (B,) int32) of draw numbers (B,).
+
+        The images stay valid until the same thread's next call.
+        """
         if self.faults.fatal is not None:
             raise self.faults.fatal
-        index = self.index(draw)
+        index = self.index(draws)
+        if self.images.images is not None and not self.image_ops:
+            return self.images.images[index], self.images.labels[index], index
+        numbers = [op.random(draws) for op in self.image_ops]  # for all images at once: NumPy is slow on single ones
+        batch = self._space(len(draws))
+        for place, draw in enumerate(draws.tolist()):
+            image, index[place] = self._read(int(index[place]), draw)
+            target = None if batch is None else batch[place]
+            for op, rows in zip(self.image_ops, numbers, strict=True):
+                image = op(image, rows[place], target if op is self.image_ops[-1] else None)
+            if batch is None:
+                self._shape = image.shape
+                batch, target = self._space(len(draws)), None
+            if image is not target:
+                batch[place] = image
+        return batch, self.images.labels[index], index
+
+    def _space(self, count: int) -> np.ndarray | None:
+        """Memory for `count` images, the thread's own and used again by its next call; None before the size is known."""
+        if self._shape is None:
+            return None
+        space = getattr(self._scratch, "space", None)
+        if space is None or len(space) < count:
+            space = self._scratch.space = np.empty((count, *self._shape), np.uint8)
+        return space[:count]
+
+    def _read(self, index: int, draw: int) -> tuple[np.ndarray, int]:
+        """(the image, the index of the image that was really read)."""
         try:
-            image = self.images.read(index)
+            return self.images.read(index), index
         except DataError as error:
             index, image = self._replacement(index, draw, error)
-        for op in self.image_ops:
-            image = op(image, draw)
-        return image, np.array(self.images.labels[index], np.int32), np.array(index, np.int32), np.array(draw, np.int64)
+            return image, index
 
     def _replacement(self, index: int, draw: int, error: DataError) -> tuple[int, np.ndarray]:
         """Another readable image of the same class, or the error that ends the run."""

@@ -15,6 +15,11 @@ from .metrics import FEW, MANY
 COLOURS = {"many": "#1b6ca8", "medium": "#e09f3e", "few": "#9e2a2b"}
 
 
+def _plain(names: tuple[str, ...]) -> list[str]:
+    """Names as they are: a dollar sign would begin a formula."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 def _save(figure, path: Path) -> None:
     # The temporary name keeps a half-written picture from being seen.
     temporary = path.with_name(f".{path.name}.tmp")
@@ -68,12 +73,14 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
             axis.scatter(
                 counts[mask], values[mask], color=COLOURS[group], label=f"{group} ({mask.sum()})", s=24, zorder=3
             )
+            if np.isnan(values[mask]).all():
+                continue  # no class of the group has a test image
             axis.hlines(
                 np.nanmean(values[mask]), counts[mask].min() * 0.9, counts[mask].max() * 1.1,
                 color=COLOURS[group], alpha=0.5,
             )  # fmt: skip
     if len(names) <= 20:
-        for x, y, name in zip(counts, values, names, strict=True):
+        for x, y, name in zip(counts, values, _plain(names), strict=True):
             axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
@@ -95,7 +102,7 @@ def confusion_matrix(path: Path, matrix: np.ndarray, names: tuple[str, ...], cou
     picture = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     figure.colorbar(picture, ax=axis, fraction=0.046, label="% of the true class")
     if len(names) <= 30:
-        labels = [names[i] for i in order]
+        labels = [_plain(names)[i] for i in order]
         axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
     if len(names) <= 12:
@@ -120,7 +127,7 @@ def class_histogram(path: Path, counts: np.ndarray, drawn: dict[str, np.ndarray]
         line = {"linestyle": styles[number % len(styles)], "marker": "o" if len(x) <= 30 else None, "markersize": 3}
         axis.plot(x, draws[order], label=f"drawn per epoch in {name}", **line)
     if len(names) <= 30:
-        axis.set_xticks(x, [names[i] for i in order], rotation=60, ha="right", fontsize=8)
+        axis.set_xticks(x, [_plain(names)[i] for i in order], rotation=60, ha="right", fontsize=8)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_ylabel("images (logarithmic)")

@@ -57,7 +57,7 @@ class Loss(nn.Cell):
             counts = np.asarray(class_counts)
             if counts.ndim != 1 or len(counts) < 2:
                 raise ValueError(f"class_counts must be a list of at least 2 numbers, got shape {counts.shape}")
-            empty = np.flatnonzero(counts < 1)
+            empty = np.flatnonzero(~(counts >= 1))  # a NaN is refused too
             if len(empty):
                 raise ValueError(
                     f"class {empty[0]} has {counts[empty[0]]} training images; every class needs at least 1"

@@ -32,7 +32,7 @@ class CrossEntropy(Loss):
     """L_i = -log softmax(z_i)_{y_i}, mean over the batch.
 
     Args:
-        class_counts: accepted like every loss does, used only to check the number of classes.
+        class_counts: checked like every loss does; cross-entropy itself has no use for them.
         reduction: "mean", "sum" or "none".
 
     Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with "none".

@@ -56,7 +56,12 @@ def sgd(
         reference_batch: the batch that `lr` is meant for; with it the rate is scaled by batch / reference_batch.
     """
     groups = decay_groups(parameters, weight_decay, decay_norm_and_bias)
-    return nn.Momentum(groups, learning_rate, momentum, use_nesterov=nesterov)
+    if nesterov:
+        # nn.Momentum's CPU kernel passes over use_nesterov in silence; nn.SGD does it on every device.
+        if momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return nn.SGD(groups, learning_rate, momentum, nesterov=True)
+    return nn.Momentum(groups, learning_rate, momentum)
 
 
 @OPTIMIZERS.register("adam")
@@ -84,10 +89,11 @@ class AdamW(nn.Adam):
         super().__init__(parameters, learning_rate, **settings)
         self.decays = decays
 
-    def construct(self, gradients):
-        lr = self.get_lr()
-        shrunk = self.hyper_map(ops.partial(_shrink, lr), self.decays, self._parameters)
-        return super().construct(ops.depend(gradients, shrunk))
+    def _apply_adam(self, params, beta1_power, beta2_power, moment1, moment2, lr, gradients):
+        # Here and not in construct: nn.Adam compiles its construct by name, and would run an overriding one twice.
+        shrunk = self.hyper_map(ops.partial(_shrink, lr), self.decays, params)
+        gradients = ops.depend(gradients, shrunk)
+        return super()._apply_adam(params, beta1_power, beta2_power, moment1, moment2, lr, gradients)
 
 
 @OPTIMIZERS.register("adamw")
