@@ -91,9 +91,11 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     except (UserError, DeviceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except TrainingError as error:
+    except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def configs_folder() -> Path:
@@ -113,6 +115,7 @@ def train(options: argparse.Namespace) -> int:
     console = Console(quiet=options.quiet)
     recipe = load_recipe(options, console)
     data = build.load_data(recipe)
+    build.check(recipe, data)
     if options.dry_run:
         console.say(recipes.to_yaml(recipe))
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))
@@ -120,7 +123,6 @@ def train(options: argparse.Namespace) -> int:
     machine = runtime.start(options.device, debug=options.debug)
     runtime.set_seed(recipe.seed)
     stages = plan.make_plan(recipe, data, machine.ranks)
-    build.check(recipe, data)
     if not machine.main:
         console = Console(quiet=True)
     home = home_folder(options, recipe)
@@ -130,6 +132,7 @@ def train(options: argparse.Namespace) -> int:
     if machine.main:
         if home.path.exists():
             home.require_same_recipe(recipe)
+            home.require_same_split(data.description)
         else:
             home.create(recipe, data.description, folder.environment(machine.device, machine.ranks))
         home.lock()
@@ -160,6 +163,12 @@ def load_recipe(options: argparse.Namespace, console):
         return recipe_for(options.data, overrides, configs_folder(), console)
     if options.resume and options.config is None:
         home = RunFolder(Path(options.resume))
+        for assignment in overrides:
+            key = assignment.partition("=")[0].split(".")[0]
+            if key in recipes.STAGE_KEYS:
+                raise UserError(
+                    f"--set {assignment}: the recipe of a run has complete stages; use stages.NAME.{key}..."
+                )
         return recipes.from_map(home.plain_recipe(), overrides, source=str(home.path / "recipe.yaml"))
     return recipes.load(options.config or configs_folder() / "digits_lt" / "default.yaml", overrides)
 
@@ -170,7 +179,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def home_folder(options: argparse.Namespace, recipe):
     """The run folder: the one named, the newest of this recipe when resuming, else a new one."""
-    from .run.folder import RunFolder, new_run, runs_of
+    from .run.folder import RunFolder, new_run, to_resume
 
     shared = os.environ.get("MSLT_RUN_FOLDER")  # set by run_distribute.sh, so that all workers agree
     if shared:
@@ -180,8 +189,8 @@ def home_folder(options: argparse.Namespace, recipe):
         home.plain_recipe()  # refuses a folder that is no run
         return home
     parent = Path(options.runs)
-    existing = runs_of(parent, recipe) if options.resume is not None else []
-    return existing[-1] if existing else new_run(parent, recipe)
+    found = to_resume(parent, recipe) if options.resume is not None else None
+    return found or new_run(parent, recipe)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -40,7 +41,7 @@ class Console:
         for name in rows[0]:
             table.add_column(name, overflow="fold")
         for row in rows:
-            table.add_row(*row.values())
+            table.add_row(*(escape(cell) for cell in row.values()))
         self.rich.print(table)
 
     def start(self, label: str, total: int, done: int) -> None:

@@ -72,7 +72,15 @@ def _versions() -> list[Finding]:
 
 def _devices() -> list[Finding]:
     findings = []
-    for name, reason in runtime.available_devices().items():
+    try:
+        devices = runtime.available_devices()
+    except Exception as error:  # a broken installation is what the doctor is for
+        return [
+            Finding(
+                "mindspore", f"cannot be imported: {' '.join(str(error).split())[:200]}", False, "mend the faults above"
+            )
+        ]
+    for name, reason in devices.items():
         # A missing accelerator is no fault: the CPU serves.
         findings.append(Finding(f"device {name}", "available" if not reason else f"not available: {reason}"))
     findings.append(Finding("processors", f"{os.cpu_count()} ({platform.machine()})"))

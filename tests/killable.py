@@ -51,7 +51,7 @@ elif moment in ("during", "after", "renamed"):
 
     def write(temporary, cell, position):
         write_temporary(temporary, cell, position)
-        if ".last" not in temporary.name:
+        if ".last." not in temporary.name:
             return
         left["n"] -= 1
         if left["n"] == 0 and moment == "during":

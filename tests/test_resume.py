@@ -202,3 +202,37 @@ def test_the_run_folder_is_complete(untouched):
     for checkpoint in ("last-1.ckpt", "last.ckpt"):
         assert (untouched / "checkpoints" / checkpoint).is_file()
     assert not (untouched / "checkpoints" / "last-2.ckpt").exists()
+
+
+def test_a_stale_temporary_file_is_never_published(tmp_path):
+    from mindspore import nn
+
+    from ms_longtail.training import checkpoints
+
+    cell = nn.Dense(2, 2)
+    checkpoints.write_temporary(tmp_path / ".last.tmp.ckpt", cell, checkpoints.Position(draw=1))
+    checkpoints.write_last(tmp_path, cell, checkpoints.Position(draw=2), keep=2)
+    assert checkpoints.read(tmp_path / "last.ckpt")[1].draw == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    (tmp_path / ".best.tmp.ckpt").write_bytes(b"half of one")
+    checkpoints.write(tmp_path / "best.ckpt", cell, checkpoints.Position(draw=3))
+    assert checkpoints.read(tmp_path / "best.ckpt")[1].draw == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_resume_refuses_other_images(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+    split = tmp_path / "runs" / "tiny-s0" / "split.json"
+    split.write_text(split.read_text().replace('"train_sha256": "', '"train_sha256": "0'))
+    refused = run(tmp_path, "none", 0, "--resume")
+    assert refused.returncode == 2
+    assert "the images found now are not those of" in refused.stderr
+
+
+def test_resume_takes_the_unfinished_run_of_this_very_recipe(untouched, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+    assert run(tmp_path, "step", 1, "--set", "optimizer.lr=0.07").returncode == -signal.SIGKILL  # tiny-s0-2
+    resumed = run(tmp_path, "step", 1, "--resume")
+    assert f"resumed from {tmp_path}/runs/tiny-s0/checkpoints" in resumed.stdout

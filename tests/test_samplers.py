@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ms_longtail.registry import SAMPLERS
-from ms_longtail.samplers import DrawSampler, OrderSampler, class_balanced, draw_by_class, instance, padded_length
+from ms_longtail.samplers import OrderSampler, SlotSampler, class_balanced, draw_by_class, instance, padded_length
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [600, 90, 9, 1])).astype(np.int32)
 
@@ -65,21 +65,21 @@ def test_draw_by_class_follows_the_probabilities():
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_ranks_side_by_side_are_the_order_of_one(ranks):
     length = padded_length(700, ranks)
-    shards = [list(DrawSampler(length, first_draw=50, rank=r, ranks=ranks)) for r in range(ranks)]
+    shards = [list(SlotSampler(length, rank=r, ranks=ranks)) for r in range(ranks)]
     assert {len(s) for s in shards} == {length // ranks}
     together = [draw for step in zip(*shards, strict=True) for draw in step]
-    assert together == list(range(50, 50 + length))
+    assert together == list(range(length))
 
 
-def test_draw_sampler_counts_epochs_and_skips():
-    sampler = DrawSampler(10, first_draw=100, skip=4, rank=1, ranks=2)
-    assert list(sampler) == [105, 107, 109]
+def test_slot_sampler_counts_epochs_and_skips():
+    sampler = SlotSampler(10, skip=4, rank=1, ranks=2)
+    assert list(sampler) == [5, 7, 9]
     assert sampler.num_samples == 3
-    whole = DrawSampler(4, first_draw=8)
-    assert [list(whole), list(whole)] == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    whole = SlotSampler(4)
+    assert [list(whole), list(whole)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     for wrong in ({"length": 10, "ranks": 3}, {"length": 10, "skip": 10}, {"length": 4, "rank": 2, "ranks": 2}):
         with pytest.raises(ValueError):
-            DrawSampler(**wrong)
+            SlotSampler(**wrong)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

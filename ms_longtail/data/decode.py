@@ -6,7 +6,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import DataError
 
@@ -68,6 +68,6 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
                 values = np.asarray(image)
                 grey = (values >> 8 if values.dtype.kind in "iu" else values).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow raises many kinds for broken files
         raise DataError(f"cannot decode image {name}: {error}") from error

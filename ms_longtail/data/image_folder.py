@@ -41,8 +41,9 @@ def image_folder(*, root: str, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2,
     _require_images(train, top / "train")
     test = _scan(top / held_out[0], classes)
     validation = _scan(top / held_out[1], classes) if len(held_out) > 1 else None
-    if not len(test):
-        raise DataError(f"{top / held_out[0]} holds no image ({', '.join(EXTENSIONS)})")
+    for name, part in zip(held_out, (test, validation), strict=False):
+        if part is not None and not len(part):
+            raise DataError(f"{top / name} holds no image ({', '.join(EXTENSIONS)})")
     return Splits(train, test, validation)
 
 
@@ -70,10 +71,14 @@ def _scan(folder: Path, classes: list[str]) -> ImageSet:
         raise DataError(f"{folder} holds class folders that train does not: {', '.join(unknown[:5])}")
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(str(f) for f in (folder / name).rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+        found = sorted(str(file) for file in (folder / name).rglob("*") if _is_image(file))
         files += found
         labels += [label] * len(found)
     return ImageSet(np.asarray(labels, np.int32), tuple(classes), files=files)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
 
 
 def _require_images(images: ImageSet, folder: Path) -> None:

@@ -10,7 +10,7 @@ import cv2
 import mindspore.dataset as ds
 import numpy as np
 
-from ..samplers import DrawSampler
+from ..samplers import SlotSampler
 from .source import DrawSource
 
 COLUMNS = ["image", "label", "index", "draw"]
@@ -33,7 +33,7 @@ def training_pipeline(
         source: random access by draw number.
         batch: images an optimizer step takes over all ranks and micro-batches; the epoch's last one may be smaller.
         batch_ops: augmentations of level "batch", called as op(images, draws).
-        skip: draws of the first epoch that are done already; such a pipeline serves that one epoch.
+        skip: slots of the first epoch that are done already; such a pipeline serves that one epoch.
         rank, ranks: this worker's place.
         accumulate: micro-batches per step.
         workers: threads that read and decode; the result does not depend on their number.
@@ -42,12 +42,13 @@ def training_pipeline(
         data set with columns image (b, 3, H, W) uint8, label (b,) int32, index (b,) int32, draw (b,) int64 and
         apply (1,) int32, which is 1 on the last micro-batch of every step; b = batch / ranks / accumulate.
     """
-    sampler = DrawSampler(source.length, first_draw=source.first_draw, skip=skip, rank=rank, ranks=ranks)
+    sampler = SlotSampler(source.slots, skip=skip, rank=rank, ranks=ranks)
 
-    def finish(draws: np.ndarray) -> tuple[np.ndarray, ...]:
+    def finish(slots: np.ndarray) -> tuple[np.ndarray, ...]:
+        draws = source.draws(slots)
         images, labels, indices = reader(draws)
-        position = (int(draws[-1]) - source.first_draw) % source.length + ranks  # of this rank's next draw
-        last = position >= source.length or position // batch != (position - ranks) // batch
+        position = int(slots[-1]) % source.slots + ranks  # of this rank's next slot
+        last = position >= source.slots or position // batch != (position - ranks) // batch
         return images, labels, indices, draws, np.array([last], np.int32)
 
     reader = Reader(source, batch_ops, workers)
@@ -57,10 +58,12 @@ def training_pipeline(
 def evaluation_pipeline(
     source: DrawSource, *, batch: int, rank: int = 0, ranks: int = 1, workers: int = 1
 ) -> ds.Dataset:
-    """One pass without random choices; the source's length is padded so that every batch is full (one graph)."""
-    sampler = DrawSampler(source.length, rank=rank, ranks=ranks)
+    """One pass without random choices; a source with `multiple=batch` makes every batch full (one graph)."""
+    sampler = SlotSampler(source.slots, rank=rank, ranks=ranks)
     reader = Reader(source, (), workers)
-    return _batches(source, sampler, batch // ranks, reader, COLUMNS[:3], reader.workers)
+    return _batches(
+        source, sampler, batch // ranks, lambda slots: reader(source.draws(slots)), COLUMNS[:3], reader.workers
+    )
 
 
 class Reader:
@@ -100,15 +103,15 @@ class Reader:
 
 
 def _batches(
-    source: DrawSource, sampler: DrawSampler, batch: int, finish: Callable, columns: list[str], workers: int
+    source: DrawSource, sampler: SlotSampler, batch: int, finish: Callable, columns: list[str], workers: int
 ) -> ds.Dataset:
-    """Draw numbers in batches, each then turned into `columns` by `finish` in the dataset's map step."""
+    """Slots in batches, each then turned into `columns` by `finish` in the dataset's map step."""
     dataset = ds.GeneratorDataset(
-        source, ["draw"], sampler=sampler, num_parallel_workers=1, python_multiprocessing=False
+        source, ["slot"], sampler=sampler, num_parallel_workers=1, python_multiprocessing=False
     )
     dataset = dataset.batch(batch, drop_remainder=False, num_parallel_workers=1)
     # A second thread of MindSpore's hands one batch over while the reader's threads work on the next.
-    return dataset.map(finish, ["draw"], columns, num_parallel_workers=min(2, workers)).project(columns)
+    return dataset.map(finish, ["slot"], columns, num_parallel_workers=min(2, workers)).project(columns)
 
 
 def _channels_first(images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

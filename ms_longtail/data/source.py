@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import hashing
 from ..errors import DataError
+from ..samplers import padded_length
 from .image_set import ImageSet
 
 
@@ -24,13 +25,14 @@ class Faults:
 class DrawSource:
     """From draw numbers to images, labels and indices, for whole batches.
 
-    To MindSpore it is a data set of draw numbers (`__getitem__` returns what the sampler asked for); `load` is called in the
-    map after `batch`. One row an image would cost more in the interpreter than decoding does.
+    To MindSpore it is a data set of slot numbers (`__getitem__` returns what the sampler asked for); `draws` and `load` are
+    called in the map after `batch`. One row an image would cost more in the interpreter than decoding does.
 
     Args:
         images: the set.
         order: epoch -> image indices, a pure function.
         length: draws an epoch.
+        multiple: an epoch has this many slots or a multiple of it; slots beyond `length` repeat its first draws.
         first_draw, first_epoch: draw `first_draw` is position 0 of epoch `first_epoch`.
         seed: of the replacement draws.
         image_ops: augmentations of level "image"; they must leave all images one size.
@@ -44,6 +46,7 @@ class DrawSource:
         order: Callable[[int], np.ndarray],
         length: int,
         *,
+        multiple: int = 1,
         first_draw: int = 0,
         first_epoch: int = 0,
         seed: int = 0,
@@ -52,6 +55,7 @@ class DrawSource:
         max_error_share: float = 0.01,
     ):
         self.images, self.order, self.length = images, order, length
+        self.slots = padded_length(length, multiple)
         self.first_draw, self.first_epoch = first_draw, first_epoch
         self.seed, self.image_ops = seed, tuple(image_ops)
         self.on_error, self.max_error_share = on_error, max_error_share
@@ -62,21 +66,26 @@ class DrawSource:
         self._shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        return self.length
+        return self.slots
 
     def __deepcopy__(self, memo):
         # MindSpore copies the data set for every iterator; the faults and the orders are to be shared, not copied.
         return self
 
-    def __getitem__(self, draw: int) -> tuple[np.ndarray]:
-        return (np.array(draw, np.int64),)
+    def __getitem__(self, slot: int) -> tuple[np.ndarray]:
+        return (np.array(slot, np.int64),)
+
+    def draws(self, slots: np.ndarray) -> np.ndarray:
+        """Draw numbers of slots, (B,) -> (B,)."""
+        epochs, positions = np.divmod(slots, self.slots)
+        return self.first_draw + epochs * self.length + positions % self.length
 
     def indices(self, epoch: int) -> np.ndarray:
         """The order of an epoch, computed once; the two newest are kept, since reading runs ahead of training."""
         order = self._epochs.get(epoch)
         if order is None:
             with self._lock:
-                order = np.resize(self.order(epoch), self.length)  # wraps round where ranks do not divide it
+                order = self.order(epoch)
                 for old in [e for e in self._epochs if e < epoch - 1]:
                     del self._epochs[old]
                 self._epochs[epoch] = order

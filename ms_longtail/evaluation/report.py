@@ -98,7 +98,7 @@ def markdown(
         "Test accuracy at the end of each stage:\n\n" + markdown_table(ends) if len(ends) > 1 else "",
         "![learning curves](figures/learning_curves.png)",
         "## By class\n\n![accuracy over class size](figures/accuracy_by_class.png)",
-        "![confusion matrix](figures/confusion.png)",
+        "![confusion matrix](figures/confusion.png)" if len(names) <= 1000 else "",
         markdown_table(per_class) if len(names) <= 100 else f"The {len(names)} classes' accuracies are in result.json.",
         f"## How\n\n`{environment['command']}`, commit {environment['commit']}, {environment['device']}, "
         f"{environment['ranks']} worker(s), {environment['processor']} ({environment['cores']} cores), "

@@ -13,16 +13,18 @@ import yaml
 from .. import augment, data, losses, models, objectives, samplers  # noqa: F401  (fill the registries)
 from ..errors import RecipeError
 from ..training import optimizers, schedules  # noqa: F401
-from .merge import assign, override, parse, read
+from .merge import STAGE_KEYS, assign, override, parse, read
 from .schema import Component, Data, Recipe, Stage
 from .validate import build
 
 __all__ = [
+    "STAGE_KEYS",
     "Component",
     "Data",
     "Recipe",
     "Stage",
     "differences",
+    "essence",
     "fingerprint",
     "from_map",
     "load",
@@ -71,7 +73,9 @@ NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "ma
 
 
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plain.items() if key not in NEUTRAL}
+    """What decides the weights. Where the images lie does not; which ones they are is in split.json."""
+    kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
+    return kept | {"data": {key: value for key, value in plain["data"].items() if key != "root"}}
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -168,8 +169,20 @@ def _across(run: RunSettings | None, data: Any, stages: list[Stage]) -> list[Fau
         faults.append((("accumulate",), f"{run.accumulate}: must divide batch {run.batch}"))
     if data is not None and data["resize"] is not None and data["resize"] < data["size"]:
         faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
+    if data is not None and data["validation"].group is not None:
+        try:
+            re.compile(data["validation"].group)
+        except re.error as error:
+            message = f"{shorten(data['validation'].group)}: not a regular expression ({error})"
+            faults.append((("data", "validation", "group"), message))
     for number, stage in enumerate(stages):
         path = ("stages", str(number))
+        schedule = stage.schedule.settings
+        if schedule["warmup"] == "constant" and schedule["warmup_epochs"] > 0 and schedule["warmup_start"] == 0:
+            message = "0.0: must be above 0 with warmup: constant, or nothing is learnt until it ends"
+            faults.append(((*path, "schedule", "warmup_start"), message))
+        if stage.optimizer.settings.get("nesterov") and stage.optimizer.settings["momentum"] == 0:
+            faults.append(((*path, "optimizer", "momentum"), "0.0: nesterov needs a momentum above 0"))
         if (
             stage.schedule.settings.get("span") == "run"
             and number

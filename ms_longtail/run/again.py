@@ -31,7 +31,7 @@ def evaluate_run(
     except ValueError as error:
         raise UserError(str(error)) from error
     data = build.load_data(recipe)
-    _require_same_split(folder, data)
+    folder.require_same_split(data.description)
     images = data.splits.parts().get(part)
     if images is None:
         raise UserError(f"--part {part}: this run has no validation part (data.validation.share is 0)")
@@ -40,15 +40,6 @@ def evaluate_run(
     predictor = Predict(model)
     trainer = Model(predictor, eval_network=predictor, metrics={"outputs": Collect(machine.ranks)})
     return evaluate(*model_outputs(trainer, recipe, images, machine), data.class_counts), data
-
-
-def _require_same_split(folder: RunFolder, data: build.Data) -> None:
-    recorded = json.loads((folder.path / "split.json").read_text())
-    if recorded["train_sha256"] != data.description["train_sha256"] or recorded["counts"] != data.description["counts"]:
-        raise UserError(
-            f"the images found now are not those of the run: training indices {data.description['train_sha256'][:12]}, "
-            f"split.json says {recorded['train_sha256'][:12]}; restore the data set, or set data.root as it was"
-        )
 
 
 def compare(folder: RunFolder, checkpoint: str, scores: dict[str, Any]) -> str:

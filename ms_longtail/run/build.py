@@ -27,7 +27,7 @@ from ..errors import DataError, RecipeError
 from ..objectives import Classification
 from ..recipe import Recipe, Stage
 from ..registry import AUGMENT, DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS
-from ..samplers import EpochOrder, padded_length
+from ..samplers import EpochOrder
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def load_data(recipe: Recipe) -> Data:
         if wanted.group is not None:
             if train.files is None:
                 raise RecipeError([f"data.validation.group = {wanted.group!r}: {recipe.data.name} has no file names"])
-            groups = group_by_name(train.files, train.labels, wanted.group)
+            names = [os.path.relpath(file, data_root(recipe)) for file in train.files]
+            groups = group_by_name(names, train.labels, wanted.group)
         left, held = carve(train.labels, wanted.share, seed=wanted.seed, groups=groups)
         if not len(held):
             raise RecipeError([f"data.validation.share = {wanted.share}: no class is large enough to give an image"])
@@ -155,11 +156,11 @@ def evaluation_source(recipe: Recipe, images: ImageSet) -> DrawSource:
         resize = recipe.data.resize or (size if size <= 64 else round(size * 8 / 7))
         ops = [CentreCrop(size=size, resize=resize)]
     everything = np.arange(len(images))
-    length = padded_length(len(images), recipe.batch)
     return DrawSource(
         images,
         lambda _: everything,
-        length,
+        len(images),
+        multiple=recipe.batch,
         image_ops=ops,
         # "skip" reads another image of the class instead; its second appearance is dropped, so the bad one is left out.
         on_error=recipe.data.on_error,

@@ -7,11 +7,16 @@ import sys
 
 from ..cli import home_folder, load_recipe, train_arguments
 from ..console import Console
+from ..errors import UserError
 
 
 def main() -> int:
     options = train_arguments(argparse.ArgumentParser()).parse_args()
-    print(home_folder(options, load_recipe(options, Console(quiet=True))).path)
+    try:
+        print(home_folder(options, load_recipe(options, Console(quiet=True))).path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

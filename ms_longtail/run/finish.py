@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..evaluation.metrics import confusion
 from ..evaluation.report import markdown
@@ -62,7 +63,10 @@ def finish(run: Run) -> dict:
 
 
 def _load_model(run: Run, path: Path) -> None:
-    parameters, _ = read(path)
+    try:
+        parameters, _ = read(path)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     load_into(run.model, parameters, path, only={p.name for p in run.model.get_parameters()})
 
 
@@ -83,6 +87,5 @@ def draws_by_class(plan: StagePlan, labels: np.ndarray, classes: int) -> np.ndar
     """How often a stage drew each class per epoch on average, (C,): from its order, which is what was drawn."""
     total = np.zeros(classes)
     for epoch in range(plan.stage.epochs):
-        order = np.resize(plan.order(plan.first_epoch + epoch), plan.epoch_draws)
-        total += np.bincount(labels[order], minlength=classes)
+        total += np.bincount(labels[plan.order(plan.first_epoch + epoch)], minlength=classes)
     return total / plan.stage.epochs

@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -49,12 +51,19 @@ class RunFolder:
         return self.result.is_file()
 
     def create(self, recipe: Recipe, split: dict, environment: dict) -> None:
-        self.path.mkdir(parents=True)
-        for folder in (self.checkpoints, self.figures, self.path / "logs"):
-            folder.mkdir()
-        write_json(self.path / "split.json", split)
-        write_json(self.path / "environment.json", environment)
-        write_text(self.path / "recipe.yaml", to_yaml(recipe))
+        """The whole folder appears at once: built under a hidden name, then renamed."""
+        hidden = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            hidden.mkdir(parents=True)
+            for folder in ("checkpoints", "figures", "logs"):
+                (hidden / folder).mkdir()
+            write_json(hidden / "split.json", split)
+            write_json(hidden / "environment.json", environment)
+            write_text(hidden / "recipe.yaml", to_yaml(recipe))
+            os.rename(hidden, self.path)
+        except OSError as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from error
 
     def lock(self) -> None:
         """Refuse to let two processes train into one folder."""
@@ -80,6 +89,16 @@ class RunFolder:
                 f"cannot resume {self.path}: its recipe differs in {len(changed)} setting(s):\n{lines}\n"
                 "Set them back, or start a new run without --resume."
             )
+
+    def require_same_split(self, split: dict) -> None:
+        """A run goes on, and is evaluated, only with the images it began with."""
+        recorded = json.loads((self.path / "split.json").read_text())
+        for key in ("train_sha256", "validation_sha256", "counts"):
+            if recorded.get(key) != split.get(key):
+                raise UserError(
+                    f"the images found now are not those of {self.path}: {key} is {str(split.get(key))[:60]}, "
+                    f"split.json says {str(recorded.get(key))[:60]}; restore the data set, or start a new run"
+                )
 
     def append_metrics(self, line: dict) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -114,18 +133,28 @@ class RunFolder:
 
 
 def runs_of(parent: Path, recipe: Recipe) -> list[RunFolder]:
-    """Folders of this recipe and seed, oldest first: NAME-sSEED, NAME-sSEED-2, ..."""
+    """Folders of this recipe's name and seed, oldest first: NAME-sSEED, NAME-sSEED-2, ..."""
     stem = f"{recipe.name}-s{recipe.seed}"
-    found, number = [], 1
-    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
-        found.append(RunFolder(path))
-        number += 1
-    return found
+    pattern = re.compile(rf"{re.escape(stem)}(?:-(\d+))?")
+    matches = [(path, pattern.fullmatch(path.name)) for path in parent.glob(f"{stem}*")]
+    numbered = sorted((int(match.group(1) or 1), path) for path, match in matches if match)
+    return [RunFolder(path) for _, path in numbered]
+
+
+def to_resume(parent: Path, recipe: Recipe) -> RunFolder | None:
+    """The newest unfinished run of this very recipe; else its newest finished one; else the newest of its name."""
+    existing = [run for run in runs_of(parent, recipe) if (run.path / "recipe.yaml").is_file()]
+    same = [run for run in existing if not differences(essence(run.plain_recipe()), essence(recipe.plain))]
+    unfinished = [run for run in same if not run.finished]
+    return next((runs[-1] for runs in (unfinished, same, existing) if runs), None)
 
 
 def new_run(parent: Path, recipe: Recipe) -> RunFolder:
-    taken = len(runs_of(parent, recipe))
-    return RunFolder(parent / (f"{recipe.name}-s{recipe.seed}" + (f"-{taken + 1}" if taken else "")))
+    stem, taken = f"{recipe.name}-s{recipe.seed}", runs_of(parent, recipe)
+    if not taken:
+        return RunFolder(parent / stem)
+    last = taken[-1].path.name.removeprefix(stem).lstrip("-")
+    return RunFolder(parent / f"{stem}-{int(last or 1) + 1}")
 
 
 def environment(device: str, ranks: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ SMALL = 48  # pixels: below it, images are taken whole
 def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> recipes.Recipe:
     """configs/folder/small.yaml for small images, photos.yaml for others, named after the folder."""
     path = Path(folder)
-    images = image_folder(root=folder).train
+    splits = image_folder(root=folder)
+    images = splits.train
     sides = []
     for index in np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int):
         try:
@@ -33,6 +35,8 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: configs/folder/{kind}.yaml"
     )
     content = recipes.read(configs / "folder" / f"{kind}.yaml")
-    content["name"] = "".join(c if c.isalnum() or c in "_-" else "_" for c in path.resolve().name) or "folder"
+    content["name"] = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_-") or "folder"
     content["data"]["root"] = folder
+    if splits.validation is not None:
+        content["data"]["validation"] = {"share": 0.0}  # the folder has its own
     return recipes.from_map(content, overrides, source=f"--data {folder}")

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import RecipeError
 from ..recipe import Recipe, Stage
 from ..registry import SCHEDULES
-from ..samplers import EpochOrder, padded_length
+from ..samplers import EpochOrder
 from .build import Data, build_order
 
 
@@ -20,7 +20,7 @@ class StagePlan:
     Attributes:
         number: from 0.
         order: epoch of the run -> image indices.
-        epoch_draws: images drawn an epoch, a multiple of the number of workers.
+        epoch_draws: images drawn an epoch.
         steps_per_epoch: optimizer steps; the last one of an epoch may be smaller.
         first_draw, first_epoch: of the stage within the run.
         lr: learning rate of every step, (epochs * steps_per_epoch,).
@@ -52,7 +52,7 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
     first_draw = first_epoch = 0
     for number, stage in enumerate(recipe.stages):
         order = build_order(stage, labels, recipe.seed)
-        epoch_draws = padded_length(len(order(first_epoch)), ranks)
+        epoch_draws = len(order(first_epoch))
         steps_per_epoch = -(-epoch_draws // recipe.batch)
         lr = _learning_rate(stage, recipe.batch, first_epoch, total_epochs, steps_per_epoch)
         plans.append(StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr))

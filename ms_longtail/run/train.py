@@ -14,6 +14,7 @@ from ..console import Console, duration
 from ..data import DrawSource, ImageSet, evaluation_pipeline, training_pipeline
 from ..errors import TrainingError
 from ..evaluation import evaluate
+from ..parameters import assign
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
 from ..training.checkpoints import Position, load_into, newest, write, write_last
@@ -109,6 +110,8 @@ class Run:
         before = self.step
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
         self._enter(self.plan[number])
+        if before is not None:
+            assign(self.step.skipped, before.skipped.asnumpy())  # counted over the whole run
         if number and self.plan[number].stage.schedule.settings["span"] == "run":
             state = optimizer_state(before)
             load_into(self.step.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
@@ -138,8 +141,7 @@ class Run:
         self._clock = time.monotonic()
         try:
             if self.position.step:  # the rest of an epoch that was cut short
-                skip = min(self.position.step * self.recipe.batch, stage.epoch_draws)
-                self._fit(stage, 1, skip, signals)
+                self._fit(stage, 1, self.position.step * self.recipe.batch, signals)
             left = stage.stage.epochs - self.position.epoch
             if left:
                 self._fit(stage, left, 0, signals)
@@ -154,6 +156,7 @@ class Run:
             train,
             stage.order,
             stage.epoch_draws,
+            multiple=self.machine.ranks,
             first_draw=stage.first_draw + self.position.epoch * stage.epoch_draws,
             first_epoch=stage.first_epoch + self.position.epoch,
             seed=self.recipe.seed,

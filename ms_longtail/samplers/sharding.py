@@ -1,8 +1,9 @@
 """One order of image draws, cut into epochs, batches and ranks; and the MindSpore samplers that follow it.
 
-Draw number d of a stage is position d % L of epoch d // L, where L is the length of an epoch. With R ranks, rank r takes the
-positions r, r + R, r + 2R, ... Read side by side, the ranks' orders are the order of one rank, and the global batch
-of a step holds the same images whatever R is.
+Slot s of a stage is position s % P of epoch s // P, where P is the epoch's length, padded to a multiple of the R ranks. Rank
+r takes the positions r, r + R, r + 2R, ... Read side by side, the ranks' orders are the order of one rank: the global batch
+of a step holds the same images whatever R is, but for the last batch of an epoch whose length R does not divide, which
+holds a few of the epoch's first draws again.
 """
 
 from __future__ import annotations
@@ -23,32 +24,31 @@ def padded_length(length: int, ranks: int) -> int:
     return -(-length // ranks) * ranks
 
 
-class DrawSampler(ds.Sampler):
-    """Yields draw numbers first, first + ranks, ...: epoch after epoch, for a source that knows the order itself.
+class SlotSampler(ds.Sampler):
+    """Yields slot numbers rank, rank + ranks, ...: epoch after epoch, for a source that knows the order itself.
 
     MindSpore copies a sampler when an iterator starts and asks it for the next epoch before the present one is used up.
-    Draw numbers do not mind: they depend on nothing but the count of epochs asked for.
+    Slots do not mind: they depend on nothing but the count of epochs asked for.
 
     Args:
-        length: draws an epoch over all ranks, a multiple of `ranks`.
-        first_draw: number of the first epoch's first draw.
-        skip: draws (over all ranks) of the first epoch that are done already; later epochs are whole.
+        length: slots of an epoch over all ranks, a multiple of `ranks`.
+        skip: slots (over all ranks) of the first epoch that are done already; later epochs are whole.
             A sampler with `skip` therefore serves one epoch only.
         rank, ranks: this worker's place.
     """
 
-    def __init__(self, length: int, *, first_draw: int = 0, skip: int = 0, rank: int = 0, ranks: int = 1):
+    def __init__(self, length: int, *, skip: int = 0, rank: int = 0, ranks: int = 1):
         if length % ranks or skip % ranks:
             raise ValueError(f"length {length} and skip {skip} must be multiples of ranks {ranks}")
         if not 0 <= skip < length or not 0 <= rank < ranks:
             raise ValueError(f"skip {skip} outside 0..{length - 1} or rank {rank} outside 0..{ranks - 1}")
-        self.length, self.first_draw, self.skip = length, first_draw, skip
+        self.length, self.skip = length, skip
         self.rank, self.ranks = rank, ranks
         self.epoch = 0
         super().__init__((length - skip) // ranks)
 
     def __iter__(self) -> Iterator[int]:
-        start = self.first_draw + self.epoch * self.length
+        start = self.epoch * self.length
         self.epoch += 1
         return iter(range(start + self.skip + self.rank, start + self.length, self.ranks))
 

@@ -98,8 +98,8 @@ class Conductor(Callback):
             losses = ", ".join(f"{value:.4g}" for value in self.last_losses)
             raise TrainingError(
                 f"{in_row} steps in a row were not finite, up to step {done} of stage {self.position.stage + 1} "
-                f"(lr {lr:.4g}; last losses {losses}). The weights are those before the first of them. Try a smaller "
-                f"optimizer.lr, a longer schedule.warmup_epochs or a clip_norm, then continue from the last checkpoint."
+                f"(lr {lr:.4g}; last losses {losses}). The weights are those before the first of them. Try a new "
+                f"run with a smaller optimizer.lr, a longer schedule.warmup_epochs or a clip_norm."
             )
 
 

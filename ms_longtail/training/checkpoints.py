@@ -42,18 +42,17 @@ class Position:
 
 def write(path: Path, cell: nn.Cell, position: Position) -> None:
     """Write the cell's parameters and the position to `path`. A reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
     write_temporary(temporary, cell, position)
     publish(temporary, path)
 
 
 def write_temporary(temporary: Path, cell: nn.Cell, position: Position) -> None:
     rows = [{"name": p.name, "data": p} for p in cell.get_parameters()]
-    # A checksum over the content is written with it and checked at reading.
+    # What a kill left under this name must not be taken for what is written now.
+    temporary.unlink(missing_ok=True)
+    # A checksum over the content is written with it and checked at reading. MindSpore appends ".ckpt" to other names.
     ms.save_checkpoint(rows, str(temporary), append_dict={_META: json.dumps(asdict(position))}, crc_check=True)
-    written = temporary if temporary.exists() else temporary.with_name(temporary.name + ".ckpt")
-    if written != temporary:
-        os.replace(written, temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -69,7 +68,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 def write_last(folder: Path, cell: nn.Cell, position: Position, keep: int) -> None:
     """Write last.ckpt; the ones before it move to last-1.ckpt, last-2.ckpt, ..., `keep` files in all."""
-    temporary = folder / ".last.ckpt.tmp"
+    temporary = folder / ".last.tmp.ckpt"
     write_temporary(temporary, cell, position)
     for number in range(keep - 1, 0, -1):
         older = folder / ("last.ckpt" if number == 1 else f"last-{number - 1}.ckpt")
