@@ -4,6 +4,7 @@ import pytest
 from conftest import assert_close
 from mindspore import Tensor
 
+from ms_longtail.losses import CrossEntropy
 from ms_longtail.models import CifarResNet, Classifier, Cosine, Linear, initialise
 from ms_longtail.registry import MODELS
 
@@ -132,3 +133,30 @@ def test_cosine_head_through_the_registry():
     network.set_train(False)
     assert isinstance(network, Classifier)
     assert np.abs(network(Tensor(IMAGES)).asnumpy()).max() <= 1 + 1e-6
+
+
+def test_gradient_against_central_differences_in_float64(mode):
+    network = MODELS.get("resnet8_cifar")(num_classes=5, seed=3)
+    network.set_train(False)  # running statistics: the function is then the float64 one above
+    labels = np.array([0, 3, 1, 4])
+    weights = network.trainable_params()
+
+    def loss_of(images, targets):
+        return CrossEntropy()(network(images), targets)
+
+    gradients = ms.value_and_grad(loss_of, None, ms.ParameterTuple(weights))(Tensor(IMAGES), Tensor(labels, ms.int32))[
+        1
+    ]
+    values = {p.name: p.asnumpy().astype(np.float64) for p in network.get_parameters()}
+    rng = np.random.default_rng(0)
+    for parameter, gradient in zip(weights, gradients, strict=True):
+        direction = rng.normal(size=parameter.shape)
+        direction /= np.linalg.norm(direction)
+
+        def loss_at(step, name=parameter.name, direction=direction):
+            logits = forward(values | {name: values[name] + step * direction}, IMAGES, 8)[2]
+            return (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(4), labels]).mean()
+
+        slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
+        found = (gradient.asnumpy().astype(np.float64) * direction).sum()
+        assert abs(found - slope) < 1e-4 * max(1.0, abs(slope)), parameter.name
