@@ -1,10 +1,10 @@
 """From typing the command to the first step, and an epoch of train.py against its steps alone.
 
-    python benchmarks/startup.py [--config configs/cifar10_lt/ce_20_epochs.yaml] [--steps 97]
+    python benchmarks/startup.py [--config configs/cifar10_lt/ce_20_epochs.yaml] [--blocks 17] [--steps 6]
 
 The first figure runs train.py as a person would and waits for its first line of progress. The second runs one epoch of
 the recipe through `Model.train`, with the pipeline and all callbacks, in turn with as many steps of the same step cell on
-one resident batch: quarter epochs alternate, so that a drifting machine does not decide the ratio.
+one resident batch: blocks of a few steps alternate, so that a drifting machine does not decide the ratio.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "benchmarks/results/startup.json")
     parser.add_argument("--config", default=str(HERE / "configs" / "cifar10_lt" / "ce_20_epochs.yaml"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=24, help="steps of a block")
+    parser.add_argument("--blocks", type=int, default=17)
+    parser.add_argument("--steps", type=int, default=6, help="steps of a block")
     options = parser.parse_args()
     starts = [first_step(options.config) for _ in range(options.rounds)]
     pairs = epoch_against_steps(options.config, options.blocks, options.steps)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
-from scipy.stats import hmean
-from sklearn.metrics import confusion_matrix, f1_score
+
+# SciPy and scikit-learn are imported where they are used: together they take a second that no training has to wait for.
 
 MANY, FEW = 100, 20
 GROUP_DEFINITION = f"by training images per class: many > {MANY}, medium {FEW} to {MANY}, few < {FEW}"
@@ -44,6 +43,10 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, class_counts: np.ndarray) -
         for an empty group), balanced (mean per class), macro_f1, worst {class, accuracy}, harmonic_mean, ece, n and per_class (C
         entries, None for a class without an image).
     """
+    from scipy.special import softmax
+    from scipy.stats import hmean
+    from sklearn.metrics import f1_score
+
     classes = len(class_counts)
     predicted = logits.argmax(axis=1)
     everything = np.arange(classes)
@@ -77,6 +80,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, class_counts: np.ndarray) -
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Images of class i that were taken for class j, (C, C); scikit-learn's."""
+    from sklearn.metrics import confusion_matrix
+
     return confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 
 
