@@ -1,5 +1,5 @@
 """Metrics, plots and the report of a run."""
 
-from .metrics import GROUP_DEFINITION, evaluate, groups, percent
+from .metrics import evaluate, groups, percent
 
-__all__ = ["GROUP_DEFINITION", "evaluate", "groups", "percent"]
+__all__ = ["evaluate", "groups", "percent"]

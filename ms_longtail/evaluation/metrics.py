@@ -9,7 +9,6 @@ import numpy as np
 # SciPy and scikit-learn are imported where they are used: together they take a second that no training has to wait for.
 
 MANY, FEW = 100, 20
-GROUP_DEFINITION = f"by training images per class: many > {MANY}, medium {FEW} to {MANY}, few < {FEW}"
 
 
 def groups(class_counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore.train import Model
 
 from .. import runtime
-from ..console import Console, duration
+from ..console import Console
 from ..data import DrawSource, ImageSet, evaluation_pipeline, training_pipeline
 from ..errors import TrainingError
 from ..evaluation import evaluate
@@ -274,9 +274,6 @@ class Run:
         if self.machine.ranks > 1:
             runtime.broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
         return model_outputs(self.trainer, self.recipe, images, self.machine)
-
-    def finish_seconds(self) -> str:
-        return duration(sum(line["train_seconds"] for line in self.folder.read_metrics()))
 
 
 def model_outputs(

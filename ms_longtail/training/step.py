@@ -83,11 +83,6 @@ class TrainStep(nn.Cell):
         self.skipped, self.skipped_in_row = _scalar("skipped", ms.int32), _scalar("skipped_in_row", ms.int32)
         self.all_reduce = ops.AllReduce() if ranks > 1 else None
 
-    def keep_statistics(self) -> None:
-        """Take the running statistics as they are now for good ones (after weights were loaded from outside)."""
-        for kept, statistic in zip(self.kept, self.statistics, strict=True):
-            assign(kept, statistic.asnumpy())
-
     def reset_loss(self) -> None:
         """Begin a new sum of losses."""
         for total in (self.loss_sum, self.loss_weight):
