@@ -71,6 +71,7 @@ class Registry:
 
 
 LOSSES = Registry("loss")
+CLASS_WEIGHTS = Registry("class weighting")
 SAMPLERS = Registry("sampler")
 AUGMENT = Registry("augmentation")
 MIXING = Registry("mixing")

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import ops
 
+from ..bounds import checked
 from ..registry import LOSSES
-from .base import Loss
+from .base import Denominator, Loss, expected
 
 
 def cross_entropy(logits, labels):
-    """-log p_y, p = softmax(z), for every image.
+    """-log p_y, p = softmax(z), for every image; with soft labels t: -sum_c t_c log p_c.
 
     Args:
         logits: z (B, C) float32.
-        labels: class ids (B,) of any integer dtype, or target distributions (B, C).
+        labels: class ids (B,) int32, or target distributions (B, C) float32.
 
     Returns:
         (loss (B,), weight (B,)): float32, all weights 1.
     """
-    log_p = ops.log_softmax(logits, axis=-1)  # (B, C)
-    if labels.ndim == 2:
-        loss = -(labels.astype(ms.float32) * log_p).sum(axis=-1)
-    else:
-        loss = -ops.gather_elements(log_p, 1, labels.astype(ms.int32).expand_dims(1)).squeeze(1)
+    loss = -expected(ops.log_softmax(logits, axis=-1), labels)
     return loss, ops.ones_like(loss)
 
 
@@ -32,19 +28,31 @@ class CrossEntropy(Loss):
     """L_i = -log softmax(z_i)_{y_i}, mean over the batch.
 
     Args:
-        class_counts: checked like every loss does; cross-entropy itself has no use for them.
-        reduction: "mean", "sum" or "none".
+        class_counts, class_weights, reduction, denominator: see `Loss`; the counts are checked, cross-entropy itself has no
+            use for them.
 
-    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with "none".
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
 
     Example:
-        >>> loss = CrossEntropy(class_counts=[100, 10])
-        >>> float(loss(Tensor([[2.0, 0.0]]), Tensor([0], ms.int32)))        # doctest: +SKIP
+        >>> loss = CrossEntropy()
+        >>> print(f"{float(loss(Tensor([[2.0, 0.0]]), Tensor([0]))):.4f}")
         0.1269
     """
 
-    def __init__(self, *, class_counts=None, reduction: str = "mean"):
-        super().__init__(class_counts=class_counts, reduction=reduction)
+    soft_labels = True
 
-    def elements(self, logits, labels, features=None, teacher_logits=None):
+    @checked
+    def __init__(
+        self,
+        *,
+        class_counts=None,
+        class_weights=None,
+        reduction: str = "mean",
+        denominator: Denominator = "weights",
+    ):
+        super().__init__(
+            class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
+        )
+
+    def terms(self, logits, labels, features, teacher_logits, draws):
         return cross_entropy(logits, labels)

@@ -1,0 +1,72 @@
+"""Knowledge distillation, plain."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Gt
+from mindspore import ops
+
+from ..bounds import checked
+from ..registry import LOSSES
+from .base import Denominator, Loss
+from .cross_entropy import cross_entropy
+
+
+def distillation(logits, target, temperature: float):
+    """T^2 CE(q, softmax(z / T)) for every image.
+
+    Args:
+        logits: z (B, C) float32; target: q (B, C) float32; temperature: T.
+
+    Returns:
+        (B,) float32.
+    """
+    loss, _ = cross_entropy(logits / temperature, target)
+    return temperature**2 * loss
+
+
+@LOSSES.register("kd")
+class KnowledgeDistillation(Loss):
+    """L_i = -log p_y + T^2 CE(softmax(t / T), softmax(z / T)), t the teacher's logits.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (https://arxiv.org/abs/1503.02531), with both
+    terms in full as in He et al., "Bag of Tricks for Image Classification", CVPR 2019, section 5.3
+    (https://arxiv.org/abs/1812.01187). No gradient reaches the teacher.
+
+    Args:
+        temperature: T, 20 by default (He et al. on ImageNet).
+        class_counts: not needed.
+        class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: needs `teacher_logits` (B, C).
+
+    Example:
+        >>> loss = KnowledgeDistillation(temperature=1.0)
+        >>> z = Tensor([[0.0, 0.0]])
+        >>> print(f"{float(loss(z, Tensor([0]), None, z)):.4f}")                  # 2 log 2
+        1.3863
+    """
+
+    needs = ("teacher_logits",)
+    soft_labels = True
+
+    @checked
+    def __init__(
+        self,
+        *,
+        class_counts=None,
+        temperature: Annotated[float, Gt(0)] = 20.0,
+        class_weights=None,
+        reduction: str = "mean",
+        denominator: Denominator = "weights",
+    ):
+        super().__init__(
+            class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
+        )
+        self.temperature = temperature
+
+    def terms(self, logits, labels, features, teacher_logits, draws):
+        loss, weight = cross_entropy(logits, labels)
+        target = ops.softmax(teacher_logits / self.temperature, axis=-1)
+        return loss + distillation(logits, target, self.temperature), weight

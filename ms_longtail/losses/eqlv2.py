@@ -1,0 +1,117 @@
+"""Equalization loss v2: every class's positive and negative gradients are balanced as training goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import mindspore as ms
+import numpy as np
+from annotated_types import Ge, Gt
+from mindspore import Parameter, Tensor, ops
+
+from ..bounds import checked
+from ..registry import LOSSES
+from .base import Denominator, Loss, expected, of_class
+from .eql import weighted_binary_cross_entropy
+
+
+def gradient_sums(logits, labels, weight, positive, negative):
+    """Per class, what its positive and its negative images pull: sum_i weight_i |sigmoid(z_ic) - t_ic| times q, respectively r.
+
+    Args:
+        logits: z (B, C) float32; labels: (B,) int32 or (B, C) float32; weight: (B,); positive, negative: q and r, (C,).
+
+    Returns:
+        (2, C) float32: positive sums, negative sums.
+    """
+    q = ops.sigmoid(logits)
+    if labels.ndim == 2:
+        pull = weight.expand_dims(1) * (q - labels).abs()
+        own, others = (pull * labels).sum(axis=0), (pull * (1.0 - labels)).sum(axis=0)
+    else:
+        true = expected(q, labels)
+        own = ops.unsorted_segment_sum(weight * (1.0 - true), labels, logits.shape[1])
+        others = ops.matmul(weight, q) - ops.unsorted_segment_sum(weight * true, labels, logits.shape[1])
+    return ops.stack((positive * own, negative * others))
+
+
+@LOSSES.register("eqlv2")
+class EQLv2(Loss):
+    """L_i = sum_c [q_c t_c + r_c (1 - t_c)] BCE(z_c, t_c), over the batch, with weights that follow the gradients so far.
+
+    g_c = (sum of positive gradients) / (sum of negative gradients), both |sigmoid(z) - t| times the weight they had;
+    r = f(g), q = 1 + alpha (1 - f(g)), f(g) = 1 / (1 + exp(-gamma (g - mu))).
+
+    Tan et al., "Equalization Loss v2: A New Gradient Balance Approach for Long-tailed Object Detection", CVPR 2021
+    (https://arxiv.org/abs/2012.08548), without the parts for detection. Before the first update g is `first_ratio`, so q = r = 1.
+
+    The sums are parameters, saved with the others. They change in `update`, once after each step:
+
+    Args:
+        gamma: 12, mu: .8, alpha: 4 by default (the paper's).
+        first_ratio: 100 by default (the authors' code).
+        class_counts: only their number is used; class_weights, reduction, denominator: see `Loss`.
+
+    Example:
+        >>> loss = EQLv2(class_counts=[10, 10])
+        >>> z, y = Tensor([[0.0, 0.0]]), Tensor([0])
+        >>> print(f"{float(loss(z, y)):.4f}")                                     # 2 log 2
+        1.3863
+        >>> _ = loss.update(z, y)
+        >>> print(f"{float(loss(z, y)):.4f}")                                     # class 1 has seen no positive: r_1 = .0001
+        0.9463
+    """
+
+    needs_counts = True
+    soft_labels = True
+    stateful = True
+
+    @checked
+    def __init__(
+        self,
+        *,
+        class_counts=None,
+        gamma: Annotated[float, Gt(0)] = 12.0,
+        mu: float = 0.8,
+        alpha: Annotated[float, Ge(0)] = 4.0,
+        first_ratio: Annotated[float, Gt(0)] = 100.0,
+        class_weights=None,
+        reduction: str = "mean",
+        denominator: Denominator = "batch",
+    ):
+        super().__init__(
+            class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
+        )
+        self.gamma, self.mu, self.alpha = gamma, mu, alpha
+        zeros = np.zeros(self.num_classes, np.float32)
+        self.positive = Parameter(Tensor(zeros), name="eqlv2.positive", requires_grad=False)  # (C,)
+        self.negative = Parameter(Tensor(zeros), name="eqlv2.negative", requires_grad=False)  # (C,)
+        self.ratio = Parameter(
+            Tensor(zeros + np.float32(first_ratio)), name="eqlv2.ratio", requires_grad=False
+        )  # g (C,)
+
+    def balance(self):
+        """(q, r), the weights of positives and negatives, each (C,)."""
+        r = ops.sigmoid(self.gamma * (self.ratio - self.mu))
+        return 1.0 + self.alpha * (1.0 - r), r
+
+    def terms(self, logits, labels, features, teacher_logits, draws):
+        positive, negative = self.balance()
+        return weighted_binary_cross_entropy(logits, labels, positive, negative)
+
+    def observe(self, logits, labels, share=None):
+        labels = labels.astype(ms.float32) if labels.ndim == 2 else labels.astype(ms.int32)
+        weight = ops.ones((logits.shape[0],), ms.float32)
+        weight = weight if share is None else weight * share
+        if self.class_weights is not None:
+            weight = weight * of_class(self.class_weights, labels)
+        positive, negative = self.balance()
+        logits = ops.stop_gradient(logits.astype(ms.float32))
+        return gradient_sums(logits, labels, weight, positive, negative)
+
+    def absorb(self, observed, denominator):
+        positive, negative = self.positive + observed[0], self.negative + observed[1]
+        ops.assign(self.positive, positive)
+        ops.assign(self.negative, negative)
+        ops.assign(self.ratio, positive / (negative + 1e-10))
+        return denominator
