@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.10,<3.13",  # there are MindSpore 2.10 wheels for these
     packages=[*find_packages(include=["ms_longtail", "ms_longtail.*"]), "ms_longtail.configs"],
     package_dir={"ms_longtail.configs": "configs"},
-    package_data={"ms_longtail.configs": ["*/*.yaml"]},
+    package_data={"ms_longtail.configs": ["*/*.yaml", "*/*/*.yaml"]},
     install_requires=[
         "mindspore>=2.10,<2.11",
         "numpy>=1.26,<2",  # MindSpore 2.10 breaks with NumPy 2, although its own metadata allows it
@@ -29,7 +29,7 @@ setup(
         "rich>=13",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.6"],
+        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
         "bench": ["torch>=2.4"],
     },
     entry_points={"console_scripts": ["ms-longtail=ms_longtail.cli:main"]},

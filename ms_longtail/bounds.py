@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
 from .registry import nearest
@@ -58,6 +59,10 @@ def _hints(function: Callable) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     origin = typing.get_origin(hint)
+    wants_number = hint is float or (origin is Annotated and typing.get_args(hint)[0] in (int, float))
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if wants_number and not (is_number and np.isfinite(value)):
+        raise ValueError(f"{name} = {value!r}: must be a finite number")
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -65,11 +70,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"unknown {name} {value!r}{nearest(value, [str(c) for c in choices])}; choose from {text}")
     elif origin is Annotated:
         kind, *bounds = typing.get_args(hint)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{name} = {value!r}: must be a number")
         if kind is int and value != int(value):
             raise ValueError(f"{name} = {value!r}: must be a whole number")
         for bound in bounds:
             holds, says = _HOLDS[type(bound)]
-            if not holds(value, bound):  # a NaN fails every comparison
+            if not holds(value, bound):
                 raise ValueError(f"{name} = {value!r}: must be {says(bound)}")

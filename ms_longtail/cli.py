@@ -143,10 +143,12 @@ def train(options: argparse.Namespace) -> int:
     run = Run(recipe, data, stages, home, machine, console)
     try:
         run.train(resume=options.resume is not None)
+        scores = finish(run)
     except Interrupted as stop:
         console.say(f"{stop}. Continue with: --resume {home.path}")
         return 130
-    scores = finish(run)
+    finally:
+        home.unlock()
     _show(console, scores, data)
     console.say(f"report: {home.report}")
     return 0

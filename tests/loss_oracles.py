@@ -146,12 +146,10 @@ def influence_balanced(z, t, n, more, alpha=1000.0, detach=False):
 
 
 def lade(z, t, n, more, alpha=0.1, lambda_=0.01):
-    prior, total = n / n.sum(), 0.0
-    for c in range(len(n)):
-        a = (z[:, c] * t[:, c]).sum() / (t[:, c].sum() + 1e-8)
-        b = np.logaddexp.reduce(z[:, c] - np.log(prior[c]) - np.log(len(n))) - np.log(len(z))
-        total -= prior[c] * (a - b - lambda_ * b**2)
-    return balanced_softmax(z, t, n, more)[0] + alpha * total, ones(z)
+    prior = n / n.sum()
+    a = (z * t).sum(axis=0) / (t.sum(axis=0) + 1e-8)
+    b = np.logaddexp.reduce(z - np.log(prior) - np.log(len(n)), axis=0) - np.log(len(z))
+    return balanced_softmax(z, t, n, more)[0] - alpha * (prior * (a - b - lambda_ * b**2)).sum(), ones(z)
 
 
 def eql(z, t, n, more, lambda_=0.005):
@@ -164,8 +162,7 @@ def seql(z, t, n, more, lambda_=0.005, gamma=0.9):
     rare = (n / n.sum() < lambda_).astype(float)
     w = 1 - more.mask * rare * (1 - t)
     z = z - z.max(axis=1, keepdims=True)
-    logarithm = [np.log(sum(w[i, c] * np.exp(z[i, c]) for c in np.flatnonzero(w[i]))) for i in range(len(z))]
-    return np.array(logarithm) - (t * z).sum(axis=1), ones(z)
+    return np.log((w * np.exp(z)).sum(axis=1)) - (t * z).sum(axis=1), ones(z)
 
 
 def eqlv2_weights(t, ratio, gamma, mu, alpha):
@@ -192,12 +189,8 @@ def eqlv2_update(state, z, t, share=1.0, gamma=12.0, mu=0.8, alpha=4.0):
 
 
 def softmax_eql_logits(z, t, gradient, tau, eps):
-    z, floor = z.copy(), np.maximum(gradient, eps)
-    for i, y in enumerate(t.argmax(axis=1)):
-        for j in range(z.shape[1]):
-            if j != y:
-                z[i, j] += tau * np.log(floor[j] / floor[y])
-    return z
+    floor = np.maximum(gradient, eps)
+    return z + tau * np.log(floor / floor[t.argmax(axis=1)][:, None])  # nothing is added at the label: log 1
 
 
 def softmax_eql(z, t, n, more, tau=1.0, eps=1e-4):
@@ -308,15 +301,13 @@ def crl(z, t, n, more, level="class", form="relative", k=25, margin=0.5, rho=0.5
     return (1 - alpha) * cross_entropy(z, t) + alpha * rectified, ones(z)
 
 
-ORACLES = {
-    oracle.__name__: oracle
-    for oracle in (ce, cs_ce, cb_ce, focal, cb_focal, ldam, balanced_softmax, logit_adjustment, vs, cdt, label_smoothing)
-    + (label_aware_smoothing, influence_balanced, lade, eql, seql, eqlv2, softmax_eql, dive, kd, crl)
-}
+SIMPLE = (ce, cs_ce, cb_ce, focal, cb_focal, ldam, balanced_softmax, logit_adjustment, vs, cdt, label_smoothing)
+OTHERS = (label_aware_smoothing, influence_balanced, lade, eql, seql, eqlv2, softmax_eql, dive, kd, crl)
+ORACLES = {oracle.__name__: oracle for oracle in (*SIMPLE, *OTHERS)}
 DENOMINATOR = dict.fromkeys(ORACLES, "weights")  # what "mean" divides by, unless told
 DENOMINATOR |= dict.fromkeys(("focal", "cb_focal", "influence_balanced", "eql", "eqlv2"), "batch")
-SOFT = """ce cs_ce cb_ce focal cb_focal balanced_softmax logit_adjustment vs cdt label_smoothing label_aware_smoothing
-    influence_balanced eql eqlv2 dive kd""".split()
+HARD = ("ldam", "lade", "seql", "softmax_eql", "crl")  # take class numbers only
+SOFT = sorted(set(ORACLES) - set(HARD))
 
 
 # ---- reduction and gradients

@@ -22,6 +22,7 @@ class Weighted(nn.Cell):
     """Cross-entropy weighted by class; `running` stands for a running statistic."""
 
     columns = ("image", "label")
+    stateful, observed_shape, fixed = False, (1,), frozenset()
 
     def __init__(self):
         super().__init__(auto_prefix=False)
@@ -33,7 +34,7 @@ class Weighted(nn.Cell):
         x = ops.depend(x, ops.assign(self.running, 0.5 * self.running + 0.5 * x.mean(axis=0)))
         log_p = ops.log_softmax(ops.matmul(x, self.weight.T), axis=-1)
         loss = -ops.gather_elements(log_p, 1, y.reshape(-1, 1)).reshape(-1)
-        return sums(loss, ops.gather(self.class_weights, y, 0), "weights")
+        return *sums(loss, ops.gather(self.class_weights, y, 0), "weights"), ops.zeros((1,), ms.float32)
 
 
 def loss_and_gradient(w, x, y):

@@ -72,6 +72,7 @@ class Loss(nn.Cell):
     batchwise = False
     stateful = False
     random = False
+    observed_shape: tuple[int, ...] = (1,)  # of what `observe` returns
     head: str | None = None
 
     def __init__(self, *, class_counts=None, class_weights=None, reduction: str = "mean", denominator: str = "weights"):

@@ -58,8 +58,8 @@ class EQLv2(Loss):
         >>> print(f"{float(loss(z, y)):.4f}")                                     # 2 log 2
         1.3863
         >>> _ = loss.update(z, y)
-        >>> print(f"{float(loss(z, y)):.4f}")                                     # class 1 has seen no positive: r_1 = .0001
-        0.9463
+        >>> print(f"{float(loss(z, y)):.4f}")                                     # class 1 has had no positive: r_1 = .0001
+        0.6932
     """
 
     needs_counts = True
@@ -83,6 +83,7 @@ class EQLv2(Loss):
             class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
         )
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
+        self.observed_shape = (2, self.num_classes)
         zeros = np.zeros(self.num_classes, np.float32)
         self.positive = Parameter(Tensor(zeros), name="eqlv2.positive", requires_grad=False)  # (C,)
         self.negative = Parameter(Tensor(zeros), name="eqlv2.negative", requires_grad=False)  # (C,)

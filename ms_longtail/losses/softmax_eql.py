@@ -58,12 +58,14 @@ class SoftmaxEQL(Loss):
             class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
         )
         self.tau, self.eps = tau, eps
+        self.observed_shape = (self.num_classes,)
         zeros = Tensor(np.zeros(self.num_classes, np.float32))
         self.gradient = Parameter(zeros, name="softmax_eql.gradient", requires_grad=False)  # G (C,)
 
     def shift(self):
         """tau log max(G, eps), (C,)."""
-        return self.tau * ops.log(ops.maximum(self.gradient, self.eps))
+        # xlogy, since the CPU's log changes its last digit with the address of its input, and a resumed run must not
+        return ops.xlogy(Tensor(self.tau, ms.float32), ops.maximum(self.gradient, self.eps))
 
     def terms(self, logits, labels, features, teacher_logits, draws):
         return shifted_cross_entropy(logits, labels, self.shift())

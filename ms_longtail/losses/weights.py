@@ -11,6 +11,11 @@ from ..bounds import checked
 from ..registry import CLASS_WEIGHTS
 
 
+@CLASS_WEIGHTS.register("none")
+def no_weights(class_counts) -> None:
+    """Every image counts as its loss says."""
+
+
 @CLASS_WEIGHTS.register("cost_sensitive")
 @checked
 def cost_sensitive(class_counts, gamma: Annotated[float, Ge(0)] = 1.0) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a stage minimises: cells from batch columns to a loss, each saying which columns it needs."""
 
 from .classification import Classification
+from .teacher import Teacher
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "Teacher"]

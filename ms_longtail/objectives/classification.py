@@ -1,31 +1,45 @@
-"""Plain classification: one network, one loss on its logits."""
+"""Plain classification: one network, one loss on its logits, for some losses with a teacher beside it."""
 
 from __future__ import annotations
 
 from mindspore import nn
 
 from ..registry import OBJECTIVES
+from .teacher import Teacher
 
 
 @OBJECTIVES.register("classification")
 class Classification(nn.Cell):
-    """From batch columns to (numerator, denominator) of the mean loss.
+    """From batch columns to (numerator, denominator) of the mean loss, and what the loss's state learns from the batch.
 
     Args:
         model: a classifier with `features` and `head`.
         loss: a `losses.Loss`.
+        teacher: a trained network from images to logits, for a loss that needs one.
 
     Attributes:
         columns: names of the pipeline's columns that `construct` takes, in order.
+        stateful, observed_shape: of the loss.
+        fixed: names of parameters that never change.
     """
 
-    columns = ("image", "label")
-
-    def __init__(self, model: nn.Cell, loss: nn.Cell):
+    def __init__(self, model: nn.Cell, loss: nn.Cell, teacher: nn.Cell | None = None):
         super().__init__(auto_prefix=False)  # parameters keep the names they have in the model alone
         self.model, self.loss = model, loss
+        self.teacher = None if teacher is None else Teacher(teacher)
+        self.columns = ("image", "label", "draw") if loss.random else ("image", "label")
+        self.stateful, self.observed_shape = loss.stateful, loss.observed_shape
+        self.fixed = frozenset() if teacher is None else frozenset(p.name for p in self.teacher.get_parameters())
 
-    def construct(self, image, label):
+    def construct(self, image, label, draw=None):
         features = self.model.features(image)  # (B, D)
         logits = self.model.head(features)  # (B, C)
-        return self.loss.totals(logits, label, features)
+        teacher_logits = None
+        if self.teacher is not None:
+            teacher_logits = self.teacher(image)
+        numerator, denominator = self.loss.totals(logits, label, features, teacher_logits, draw)
+        return numerator, denominator, self.loss.observe(logits, label)
+
+    def absorb(self, observed, denominator):
+        """Change the loss's state by what was observed in the whole step."""
+        return self.loss.absorb(observed, denominator)

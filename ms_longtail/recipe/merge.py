@@ -10,9 +10,10 @@ import yaml
 
 from ..errors import RecipeError
 
-COMPONENTS = ("model", "sampler", "loss", "optimizer", "schedule")
+COMPONENTS = ("model", "sampler", "loss", "class_weights", "optimizer", "schedule")
 NAMED = (*COMPONENTS, "data")  # maps that a bare name stands for
-STAGE_KEYS = ("sampler", "augment", "loss", "optimizer", "schedule", "epochs")
+STAGE_KEYS = ("sampler", "augment", "loss", "class_weights", "optimizer", "schedule", "epochs")
+OWN_KEYS = ("name", "start", "teacher")  # what a stage never inherits
 
 
 class _Loader(yaml.SafeLoader):
@@ -153,7 +154,7 @@ def inherit_stages(content: dict[str, Any]) -> list[Any]:
         if not isinstance(stage, dict):
             complete.append(stage)
             continue
-        inherited = {key: value for key, value in before.items() if key != "name"}
+        inherited = {key: value for key, value in before.items() if key not in OWN_KEYS}
         before = merge(inherited, stage)
         complete.append(before)
     return complete

@@ -81,8 +81,11 @@ class Stage:
     sampler: Component
     augment: tuple[Component, ...]
     loss: Component
+    class_weights: Component
     optimizer: Component
     schedule: Component
+    start: str = "last"
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,5 @@ class StageSettings:
 
     name: Annotated[str, Field(pattern=NAME)]
     epochs: Annotated[int, Ge(1), Le(100_000)]
+    start: Literal["last", "fresh"] = "last"
+    teacher: str | None = None

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from ..registry import (
     AUGMENT,
+    CLASS_WEIGHTS,
     DATASETS,
     LOSSES,
     MODELS,
@@ -30,7 +31,8 @@ SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
     "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "epochs"})),
     "augment": (AUGMENT, frozenset({"seed", "size"})),
-    "loss": (LOSSES, frozenset({"class_counts", "reduction"})),
+    "loss": (LOSSES, frozenset({"class_counts", "class_weights", "reduction"})),
+    "class_weights": (CLASS_WEIGHTS, frozenset({"class_counts"})),
     "optimizer": (OPTIMIZERS, frozenset({"parameters", "learning_rate"})),
     "schedule": (SCHEDULES, frozenset({"epochs", "steps_per_epoch"})),
 }

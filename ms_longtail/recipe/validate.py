@@ -8,14 +8,21 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ..registry import AUGMENT
-from .merge import COMPONENTS, STAGE_KEYS, inherit_stages, merge, named
+from ..registry import AUGMENT, LOSSES
+from .merge import COMPONENTS, OWN_KEYS, STAGE_KEYS, inherit_stages, merge, named
 from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
 from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
 
 RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
 TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
-STAGE_DEFAULTS = {"sampler": "instance", "augment": [], "loss": "ce", "optimizer": "sgd", "schedule": "constant"}
+STAGE_DEFAULTS = {
+    "sampler": "instance",
+    "augment": [],
+    "loss": "ce",
+    "class_weights": "none",
+    "optimizer": "sgd",
+    "schedule": "constant",
+}
 MISSING = object()
 Fault = tuple[tuple[str, ...], str]
 
@@ -40,7 +47,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     stages, found = _stages(content)
     faults += found
-    faults += _across(run, data, stages)
+    faults += _across(run, data, stages) + _losses(model, stages)
     if faults:
         return None, faults
 
@@ -105,14 +112,14 @@ def _stages(content: dict[str, Any]) -> tuple[list[Stage], list[Fault]]:
 
 
 def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]:
-    known = ["name", *STAGE_KEYS]
+    known = [*OWN_KEYS, *STAGE_KEYS]
     where = tuple(path.split("."))
     faults: list[Fault] = []
     for key in given:
         if key not in known:
             message = f"{shorten(given[key])}: unknown key{nearest(key, known)}; known here: {', '.join(known)}"
             faults.append(((*where, key), message))
-    own, found = check(TypeAdapter(StageSettings), {k: given[k] for k in ("name", "epochs") if k in given}, path)
+    own, found = check(TypeAdapter(StageSettings), {k: given[k] for k in (*OWN_KEYS, "epochs") if k in given}, path)
     faults += found
     parts: dict[str, Any] = {}
     for key in COMPONENTS[1:]:
@@ -136,7 +143,14 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
             f"{[op.name for op in parts['augment']]}: {late} works on single images of any size and must come first"
         )
         return None, [((*where, "augment"), message)]
-    return Stage(own.name, own.epochs, augment=tuple(parts.pop("augment")), **parts), []
+    return Stage(
+        own.name,
+        own.epochs,
+        augment=tuple(parts.pop("augment")),
+        start=own.start,
+        teacher=own.teacher,
+        **parts,
+    ), []
 
 
 def _origin(content: dict[str, Any], where: tuple[str, ...]) -> tuple[str, ...]:
@@ -193,6 +207,32 @@ def _across(run: RunSettings | None, data: Any, stages: list[Stage]) -> list[Fau
     return faults
 
 
+def _losses(model: Component | None, stages: list[Stage]) -> list[Fault]:
+    """Faults between a loss and what it needs from model, teacher and the stages before."""
+    faults: list[Fault] = []
+    for number, stage in enumerate(stages):
+        path, loss = ("stages", str(number)), LOSSES.get(stage.loss.name)
+        head = None if model is None else model.settings.get("head")
+        if loss.head is not None and head is not None and head != loss.head:
+            message = f"{stage.loss.name!r}: is defined for the {loss.head} head; set model.head: {loss.head}"
+            faults.append(((*path, "loss", "name"), message))
+        earlier = [other.name for other in stages[:number]]
+        if "teacher_logits" in loss.needs and stage.teacher is None:
+            names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
+            message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage{names}"
+            faults.append(((*path, "teacher"), message))
+        elif stage.teacher is not None and "teacher_logits" not in loss.needs:
+            message = f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"
+            faults.append(((*path, "teacher"), message))
+        elif stage.teacher is not None and stage.teacher not in earlier:
+            message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
+            faults.append(((*path, "teacher"), f"{message}; there are: {', '.join(earlier) or 'none'}"))
+        if stage.start == "fresh" and number and stage.schedule.settings.get("span") == "run":
+            message = "'fresh': new weights cannot go on with the optimizer's state; use schedule.span: stage"
+            faults.append(((*path, "start"), message))
+    return faults
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -206,6 +246,7 @@ def _flat(part: Component) -> dict[str, Any]:
 
 
 def _plain_stage(stage: Stage) -> dict[str, Any]:
-    plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "sampler": _flat(stage.sampler)}
+    plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "start": stage.start}
+    plain |= {"teacher": stage.teacher, "sampler": _flat(stage.sampler)}
     plain["augment"] = [_flat(op) for op in stage.augment]
-    return plain | {key: _flat(getattr(stage, key)) for key in ("loss", "optimizer", "schedule")}
+    return plain | {key: _flat(getattr(stage, key)) for key in ("loss", "class_weights", "optimizer", "schedule")}

@@ -24,9 +24,10 @@ from ..data import (
     profile_counts,
 )
 from ..errors import DataError, RecipeError
+from ..losses import Loss
 from ..objectives import Classification
 from ..recipe import Recipe, Stage
-from ..registry import AUGMENT, DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS
+from ..registry import AUGMENT, CLASS_WEIGHTS, DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS
 from ..samplers import EpochOrder
 
 
@@ -105,17 +106,26 @@ def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
     return choose(train.labels, counts, wanted.seed)
 
 
-def build_model(recipe: Recipe, data: Data) -> nn.Cell:
+def build_model(recipe: Recipe, data: Data, seed: int | None = None) -> nn.Cell:
+    """The network with new weights, those of the recipe's seed unless another is given."""
     build = MODELS.get(recipe.model.name)
     mean, std = tuple(recipe.data.mean), tuple(recipe.data.std)
     return build(
-        num_classes=data.splits.train.num_classes, seed=recipe.seed, mean=mean, std=std, **recipe.model.settings
+        num_classes=data.splits.train.num_classes,
+        seed=recipe.seed if seed is None else seed,
+        mean=mean,
+        std=std,
+        **recipe.model.settings,
     )
 
 
-def build_objective(stage: Stage, model: nn.Cell, data: Data) -> nn.Cell:
-    loss = LOSSES.get(stage.loss.name)(class_counts=data.class_counts, **stage.loss.settings)
-    return Classification(model, loss)
+def build_loss(stage: Stage, counts: np.ndarray) -> Loss:
+    weights = CLASS_WEIGHTS.get(stage.class_weights.name)(counts, **stage.class_weights.settings)
+    return LOSSES.get(stage.loss.name)(class_counts=counts, class_weights=weights, **stage.loss.settings)
+
+
+def build_objective(stage: Stage, model: nn.Cell, data: Data, teacher: nn.Cell | None = None) -> nn.Cell:
+    return Classification(model, build_loss(stage, data.class_counts), teacher)
 
 
 def build_order(stage: Stage, labels: np.ndarray, seed: int) -> EpochOrder:
@@ -173,9 +183,7 @@ def check(recipe: Recipe, data: Data) -> None:
     faults = []
     for number, stage in enumerate(recipe.stages):
         trials = {
-            "loss": lambda stage=stage: LOSSES.get(stage.loss.name)(
-                class_counts=data.class_counts, **stage.loss.settings
-            ),
+            "loss": lambda stage=stage: build_loss(stage, data.class_counts),
             "augment": lambda stage=stage: build_augment(stage, recipe, data.splits.train),
             "sampler": lambda stage=stage: build_order(stage, data.splits.train.labels, recipe.seed)(0),
         }

@@ -73,6 +73,11 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path} is in use by another process") from error
 
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def plain_recipe(self) -> dict[str, Any]:
         path = self.path / "recipe.yaml"
         try:

@@ -23,6 +23,7 @@ from ..training.step import TrainStep
 from . import build
 from .folder import RunFolder
 from .plan import StagePlan
+from .teacher import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Run:
         self.step: TrainStep | None = None
         self.trainer: Model | None = None
         self.faults: dict[int, str] = {}
+        self.facts: dict[str, float] = {}
 
     # ---- the run as a whole
 
@@ -108,6 +110,9 @@ class Run:
         if number == len(self.plan):
             return None
         before = self.step
+        if self.plan[number].stage.start == "fresh":
+            new = build.build_model(self.recipe, self.data, seed=self.recipe.seed + number)
+            load_into(self.model, {p.name: p for p in new.get_parameters()}, Path("new weights"))
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
         self._enter(self.plan[number])
         if before is not None:
@@ -119,7 +124,16 @@ class Run:
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
-        objective = build.build_objective(stage.stage, self.model, self.data)
+        objective = build.build_objective(
+            stage.stage,
+            self.model,
+            self.data,
+            load_teacher(stage, self.plan, self.folder.checkpoints, lambda: build.build_model(self.recipe, self.data)),
+        )
+        self.facts = objective.loss.facts()
+        if self.facts:
+            numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.facts.items())
+            self.console.say(f"stage {stage.number + 1} {stage.stage.name}: {stage.stage.loss.name} with {numbers}")
         optimizer = build.build_optimizer(stage.stage, objective.trainable_params(), stage.lr)
         self.step = TrainStep(
             objective,
@@ -224,6 +238,7 @@ class Run:
             "lr": float(stage.lr[position.epoch * stage.steps_per_epoch - 1]),
             "train_loss": float(self.step.loss_sum.asnumpy()) / weight if weight else None,
             "skipped_steps": int(self.step.skipped.asnumpy()),
+            "loss": {"name": stage.stage.loss.name, **self.facts},
             "unreadable_images": len(self.faults),
             "train_seconds": round(time.monotonic() - self._clock, 3),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import functional as F
 
@@ -37,13 +38,16 @@ def _square_sum_tensor(gradient):
 class TrainStep(nn.Cell):
     """The train network that is handed to `mindspore.train.Model`.
 
-    The objective returns the numerator n and the denominator d of its mean loss. Both are added up over micro-batches
-    and workers before the division, so a weighted loss has the same gradient however the batch is cut.
+    The objective returns the numerator n and the denominator d of its mean loss, and what its state learns from the batch.
+    All are added up over micro-batches and workers before anything is divided or changed, so a weighted loss has the same
+    gradient, and a loss with a state the same state, however the batch is cut.
 
     A step whose loss or gradient is not finite changes nothing: neither weights nor optimizer nor running statistics.
 
     Args:
-        objective: cell (columns) -> (n, d); its `columns` name what it takes.
+        objective: cell (columns) -> (n, d, observed); its `columns` name what it takes, `observed_shape` is that of
+            `observed`, and `absorb(observed, d)` changes its state, if it is `stateful`; `fixed` names parameters that never
+            change.
         optimizer: over the objective's trainable parameters.
         loss_scale: factor on the loss before the gradient is taken, removed after it (for half precision).
         accumulate: micro-batches per step; with more than one, the last column must be `apply`.
@@ -74,11 +78,15 @@ class TrainStep(nn.Cell):
         self.gradient = ops.value_and_grad(self._scaled, None, self.weights, has_aux=True)
         self.hyper_map = ops.HyperMap()
         # Running statistics change during the forward pass, before anyone can know whether the loss is finite.
-        self.statistics = ParameterTuple([p for p in objective.get_parameters() if not p.requires_grad])
+        self.statistics = ParameterTuple(
+            [p for p in objective.get_parameters() if not p.requires_grad and p.name not in objective.fixed]
+        )
         self.kept = self.statistics.clone("kept", "same")
         if accumulate > 1:
             self.accumulated = self.weights.clone("accumulated", "zeros")
             self.numerator, self.denominator = _scalar("numerator"), _scalar("denominator")
+            zeros = Tensor(np.zeros(objective.observed_shape), ms.float32)
+            self.observed = Parameter(zeros, name="observed", requires_grad=False)
         self.loss_sum, self.loss_weight = _scalar("loss_sum"), _scalar("loss_weight")
         self.skipped, self.skipped_in_row = _scalar("skipped", ms.int32), _scalar("skipped_in_row", ms.int32)
         self.all_reduce = ops.AllReduce() if ranks > 1 else None
@@ -89,40 +97,44 @@ class TrainStep(nn.Cell):
             assign(total, 0.0)
 
     def _scaled(self, *columns):
-        numerator, denominator = self.objective(*columns)
+        numerator, denominator, observed = self.objective(*columns)
         # Divided by the number of images, so that half-precision gradients stay in range whatever the batch.
-        return numerator * (self.loss_scale / columns[0].shape[0]), numerator, denominator
+        return numerator * (self.loss_scale / columns[0].shape[0]), numerator, denominator, observed
 
     def construct(self, *columns):
         if self.accumulate > 1:
             return self._micro_batch(columns[:-1], columns[-1])
-        (_, numerator, denominator), gradients = self.gradient(*columns)
+        (_, numerator, denominator, observed), gradients = self.gradient(*columns)
         unscale = ops.fill(ms.float32, (), columns[0].shape[0] / self.loss_scale)
         gradients = self.hyper_map(F.partial(_scale, unscale), gradients)
-        return self._update(gradients, numerator, denominator)
+        return self._update(gradients, numerator, denominator, observed)
 
     def _micro_batch(self, columns, apply):
-        (_, numerator, denominator), gradients = self.gradient(*columns)
+        (_, numerator, denominator, observed), gradients = self.gradient(*columns)
         unscale = ops.fill(ms.float32, (), columns[0].shape[0] / self.loss_scale)
         gradients = self.hyper_map(F.partial(_scale, unscale), gradients)
         added = self.hyper_map(_add_to, self.accumulated, gradients)
         added = F.depend(added, F.assign_add(self.numerator, numerator))
         added = F.depend(added, F.assign_add(self.denominator, denominator))
+        added = F.depend(added, F.assign_add(self.observed, observed))
         loss = F.depend(numerator / denominator, added)
         finite = ops.isfinite(loss)
         if apply[0] > 0:
-            loss, finite = self._update(self.accumulated, self.numerator, self.denominator)
+            loss, finite = self._update(self.accumulated, self.numerator, self.denominator, self.observed)
             done = F.depend(loss, finite)
             cleared = self.hyper_map(F.partial(_zero), F.depend(self.accumulated, done))
+            cleared = F.depend(cleared, F.assign(self.observed, F.depend(0.0 * self.observed, done)))
             cleared = F.depend(cleared, F.assign(self.numerator, F.depend(0.0 * self.loss_scale, done)))
             loss = F.depend(loss, F.depend(cleared, F.assign(self.denominator, F.depend(0.0 * self.loss_scale, done))))
         return loss, finite
 
-    def _update(self, gradients, numerator, denominator):
+    def _update(self, gradients, numerator, denominator, observed):
         """Divide, check, clip, apply. `gradients` are those of the numerator."""
         if self.ranks > 1:
             gradients = self.hyper_map(self.all_reduce, gradients)
             numerator, denominator = self.all_reduce(numerator), self.all_reduce(denominator)
+            if self.objective.stateful:
+                observed = self.all_reduce(observed)
         gradients = self.hyper_map(F.partial(_scale, 1.0 / denominator), gradients)
         square_norm = F.addn(self.hyper_map(_square_sum, gradients))
         loss = numerator / denominator
@@ -132,6 +144,8 @@ class TrainStep(nn.Cell):
                 factor = ops.minimum(1.0, self.clip_norm / (square_norm.sqrt() + 1e-12))
                 gradients = self.hyper_map(F.partial(_scale, factor), gradients)
             self.optimizer(gradients)
+            if self.objective.stateful:
+                self.objective.absorb(observed, denominator)
             for kept, statistic in zip(self.kept, self.statistics):
                 F.assign(kept, statistic)
             F.assign_add(self.loss_sum, numerator)
