@@ -15,8 +15,16 @@ from .base import Denominator, Loss, expected, of_class
 from .eql import weighted_binary_cross_entropy
 
 
+def balance(ratio, gamma: float, mu: float, alpha: float):
+    """(q, r), the weights of positives and negatives, each (C,), for the gradient ratios g (C,)."""
+    r = ops.sigmoid(gamma * (ratio - mu))
+    return 1.0 + alpha * (1.0 - r), r
+
+
 def gradient_sums(logits, labels, weight, positive, negative):
-    """Per class, what its positive and its negative images pull: sum_i weight_i |sigmoid(z_ic) - t_ic| times q, respectively r.
+    """Per class, what its positive and its negative images pull: the sums over images of |sigmoid(z_ic) - t_ic| times their weight.
+
+    A positive counts with q, a negative with r, a soft label t with t and 1 - t for either, at q t + r (1 - t).
 
     Args:
         logits: z (B, C) float32; labels: (B,) int32 or (B, C) float32; weight: (B,); positive, negative: q and r, (C,).
@@ -26,12 +34,11 @@ def gradient_sums(logits, labels, weight, positive, negative):
     """
     q = ops.sigmoid(logits)
     if labels.ndim == 2:
-        pull = weight.expand_dims(1) * (q - labels).abs()
-        own, others = (pull * labels).sum(axis=0), (pull * (1.0 - labels)).sum(axis=0)
-    else:
-        true = expected(q, labels)
-        own = ops.unsorted_segment_sum(weight * (1.0 - true), labels, logits.shape[1])
-        others = ops.matmul(weight, q) - ops.unsorted_segment_sum(weight * true, labels, logits.shape[1])
+        pull = weight.expand_dims(1) * (q - labels).abs() * (positive * labels + negative * (1.0 - labels))
+        return ops.stack(((pull * labels).sum(axis=0), (pull * (1.0 - labels)).sum(axis=0)))
+    true = expected(q, labels)
+    own = ops.unsorted_segment_sum(weight * (1.0 - true), labels, logits.shape[1])
+    others = ops.matmul(weight, q) - ops.unsorted_segment_sum(weight * true, labels, logits.shape[1])
     return ops.stack((positive * own, negative * others))
 
 
@@ -91,13 +98,8 @@ class EQLv2(Loss):
             Tensor(zeros + np.float32(first_ratio)), name="eqlv2.ratio", requires_grad=False
         )  # g (C,)
 
-    def balance(self):
-        """(q, r), the weights of positives and negatives, each (C,)."""
-        r = ops.sigmoid(self.gamma * (self.ratio - self.mu))
-        return 1.0 + self.alpha * (1.0 - r), r
-
     def terms(self, logits, labels, features, teacher_logits, draws):
-        positive, negative = self.balance()
+        positive, negative = balance(self.ratio, self.gamma, self.mu, self.alpha)
         return weighted_binary_cross_entropy(logits, labels, positive, negative)
 
     def observe(self, logits, labels, share=None):
@@ -106,7 +108,7 @@ class EQLv2(Loss):
         weight = weight if share is None else weight * share
         if self.class_weights is not None:
             weight = weight * of_class(self.class_weights, labels)
-        positive, negative = self.balance()
+        positive, negative = balance(self.ratio, self.gamma, self.mu, self.alpha)
         logits = ops.stop_gradient(logits.astype(ms.float32))
         return gradient_sums(logits, labels, weight, positive, negative)
 

@@ -15,6 +15,12 @@ from .balanced_softmax import shifted_cross_entropy
 from .base import Denominator, Loss, of_class
 
 
+def gradient_shift(gradient, tau: float, eps: float):
+    """tau log max(G, eps), (C,)."""
+    # xlogy, since the CPU's log changes its last digit with the address of its input, and a resumed run must not
+    return ops.xlogy(Tensor(tau, ms.float32), ops.maximum(gradient, eps))
+
+
 @LOSSES.register("softmax_eql")
 class SoftmaxEQL(Loss):
     """L_i = -log( e^{z_y} / (e^{z_y} + sum_{j != y} (G_j / G_y)^tau e^{z_j}) ), G the gradients that classes had as positives.
@@ -62,17 +68,14 @@ class SoftmaxEQL(Loss):
         zeros = Tensor(np.zeros(self.num_classes, np.float32))
         self.gradient = Parameter(zeros, name="softmax_eql.gradient", requires_grad=False)  # G (C,)
 
-    def shift(self):
-        """tau log max(G, eps), (C,)."""
-        # xlogy, since the CPU's log changes its last digit with the address of its input, and a resumed run must not
-        return ops.xlogy(Tensor(self.tau, ms.float32), ops.maximum(self.gradient, self.eps))
-
     def terms(self, logits, labels, features, teacher_logits, draws):
-        return shifted_cross_entropy(logits, labels, self.shift())
+        return shifted_cross_entropy(logits, labels, gradient_shift(self.gradient, self.tau, self.eps))
 
     def observe(self, logits, labels, share=None):
         labels = labels.astype(ms.int32)
-        loss, weight = shifted_cross_entropy(ops.stop_gradient(logits.astype(ms.float32)), labels, self.shift())
+        loss, weight = shifted_cross_entropy(
+            ops.stop_gradient(logits.astype(ms.float32)), labels, gradient_shift(self.gradient, self.tau, self.eps)
+        )
         weight = weight if share is None else weight * share
         if self.class_weights is not None:
             weight = weight * of_class(self.class_weights, labels)

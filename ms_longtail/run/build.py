@@ -120,8 +120,13 @@ def build_model(recipe: Recipe, data: Data, seed: int | None = None) -> nn.Cell:
 
 
 def build_loss(stage: Stage, counts: np.ndarray) -> Loss:
+    component, settings = LOSSES.get(stage.loss.name), dict(stage.loss.settings)
     weights = CLASS_WEIGHTS.get(stage.class_weights.name)(counts, **stage.class_weights.settings)
-    return LOSSES.get(stage.loss.name)(class_counts=counts, class_weights=weights, **stage.loss.settings)
+    if weights is not None:
+        if "class_weights" not in inspect.signature(component).parameters:
+            raise ValueError(f"{stage.loss.name} takes no class_weights; leave {stage.class_weights.name} out")
+        settings["class_weights"] = weights
+    return component(class_counts=counts, **settings)
 
 
 def build_objective(stage: Stage, model: nn.Cell, data: Data, teacher: nn.Cell | None = None) -> nn.Cell:

@@ -17,7 +17,7 @@ from ..evaluation import evaluate
 from ..parameters import assign
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
-from ..training.checkpoints import Position, load_into, newest, write, write_last
+from ..training.checkpoints import Position, load_into, newest, optimizer_state, write, write_last
 from ..training.predict import Collect, Predict, predict
 from ..training.step import TrainStep
 from . import build
@@ -313,10 +313,3 @@ def model_outputs(
         first = next(iter(source.faults.messages.values()))
         log.warning("evaluation leaves out %d unreadable images, the first: %s", len(source.faults.messages), first)
     return rows["logits"], rows["labels"]
-
-
-def optimizer_state(step: TrainStep) -> dict:
-    """What an optimizer remembers about its parameters: not the parameters, nor the schedule and its place in it."""
-    weights = {parameter.name for parameter in step.weights}
-    left_out = weights | {"global_step", "learning_rate"}
-    return {p.name: p for p in step.optimizer.get_parameters() if p.name not in left_out}

@@ -127,3 +127,10 @@ def load_into(cell: nn.Cell, parameters: dict, source: Path, *, only: set[str] |
                 f"the network needs {parameter.shape} and {parameter.dtype}"
             )
         assign(parameter, value.asnumpy())
+
+
+def optimizer_state(step: nn.Cell) -> dict:
+    """What an optimizer remembers about its parameters: not the parameters, nor the schedule and its place in it."""
+    weights = {parameter.name for parameter in step.weights}
+    left_out = weights | {"global_step", "learning_rate"}
+    return {p.name: p for p in step.optimizer.get_parameters() if p.name not in left_out}

@@ -1,0 +1,140 @@
+"""Losses through the step cell: micro-batches, mixing, workers, skipped steps; and killed runs of those with a memory."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import loss_steps
+import numpy as np
+import pytest
+from loss_steps import NAMES, train
+from mindspore import Tensor, ops
+from test_resume import parameters, run
+
+from ms_longtail.objectives import Classification
+from ms_longtail.registry import LOSSES
+from ms_longtail.training.optimizers import sgd
+from ms_longtail.training.step import TrainStep
+
+HERE = Path(__file__).parent
+EXACT = 1e-6
+
+
+def assert_same(found, expected):
+    """Losses and everything remembered, to a millionth of the array's largest magnitude."""
+    np.testing.assert_allclose(found[0], expected[0], rtol=EXACT)
+    assert found[1].keys() == expected[1].keys()
+    for key, value in expected[1].items():
+        np.testing.assert_allclose(
+            found[1][key], value, rtol=0, atol=EXACT * max(1e-3, np.abs(value).max()), err_msg=key
+        )
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_micro_batches_equal_the_whole_batch(name, mixed):
+    assert_same(train(name, parts=3, mixed=mixed), train(name, mixed=mixed))
+
+
+@pytest.mark.parametrize("name", ["eqlv2", "softmax_eql"])
+def test_the_state_follows_applied_steps_only(mode, name):
+    """It changes once a step, by the whole step; a step that is not finite leaves it alone."""
+    network = loss_steps.Network()
+    loss = LOSSES.get(name)(class_counts=loss_steps.COUNTS)
+    objective = Classification(network, loss)
+    step = TrainStep(objective, sgd(network.trainable_params(), [0.0, 0.0, 0.0], weight_decay=0.0))
+    step.set_train()
+    state = next(p for p in loss.get_parameters() if "positive" in p.name or "gradient" in p.name)
+    x, y = Tensor(loss_steps.X[0]), Tensor(loss_steps.Y[0])
+    step(x, y)
+    once = state.asnumpy().copy()
+    assert once.max() > 0
+    broken = loss_steps.X[0].copy()
+    broken[2, 1] = np.nan
+    _, finite = step(Tensor(broken), y)
+    assert not bool(finite.asnumpy())
+    np.testing.assert_array_equal(state.asnumpy(), once)
+    alone = LOSSES.get(name)(class_counts=loss_steps.COUNTS)
+    alone.update(ops.matmul(x, Tensor(loss_steps.W.T)), y)
+    other = next(p for p in alone.get_parameters() if p.name == state.name)
+    np.testing.assert_allclose(once, other.asnumpy(), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_workers_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = Path(sys.executable).parent
+    command = [folder / "msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+    command += [f"--log_dir={tmp_path}", HERE / "loss_steps.py", tmp_path / "two.npz"]
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    two = np.load(tmp_path / "two.npz")
+    for name in NAMES:
+        for mixed in (False, True):
+            prefix = f"{name} {mixed} "
+            found = {key.removeprefix(prefix): two[key] for key in two.files if key.startswith(prefix)}
+            assert_same((found.pop("losses"), found), train(name, mixed=mixed))
+    for name in ("eqlv2", "softmax_eql"):
+        loss = LOSSES.get(name)(class_counts=loss_steps.COUNTS)
+        loss.update(ops.matmul(Tensor(loss_steps.X[0]), Tensor(loss_steps.W.T)), Tensor(loss_steps.Y[0]))
+        for parameter in loss.get_parameters():
+            np.testing.assert_allclose(two[f"{name} update {parameter.name}"], parameter.asnumpy(), rtol=1e-5)
+
+
+RECIPE = """
+name: tiny
+data: {name: digits_lt, imbalance: {profile: exp, n_max: 24, factor: 8}}
+model: resnet8_cifar
+batch: 16
+accumulate: 2
+augment: [crop]
+optimizer: {name: sgd, lr: 0.02}
+checkpoint: {every_minutes: 0.002, keep: 2}
+stages:
+  - {name: first, epochs: 2, loss: eqlv2}
+  - {name: second, epochs: 2, loss: softmax_eql}
+  - {name: third, epochs: 2, loss: {name: seql, lambda_: 0.1}}
+  - {name: fourth, epochs: 2, loss: dive, teacher: second, start: fresh}
+"""
+STEPS = 7  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untouched")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "tiny-s0" / "checkpoints"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_killed_and_resumed_in_the_middle_of_an_epoch(untouched, tmp_path, stage):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    killed = run(tmp_path, "step", 2 * (2 * STEPS * stage + STEPS + 3))  # micro-batches
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = run(tmp_path, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed from {tmp_path / 'runs' / 'tiny-s0'}" in resumed.stdout
+    assert f"stage {stage + 1} (" in resumed.stdout
+    for path in sorted(untouched.glob("stage-*.ckpt")):
+        found, expected = parameters(tmp_path / "runs" / "tiny-s0" / "checkpoints" / path.name), parameters(path)
+        assert found.keys() == expected.keys()
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{path.name}: {key}")
+    first = parameters(untouched / "stage-1-first.ckpt")
+    assert first["eqlv2.positive"].max() > 0
+    last = parameters(untouched / "stage-4-fourth.ckpt")
+    teacher = {key: value for key, value in last.items() if key.startswith("teacher.")}
+    second = parameters(untouched / "stage-2-second.ckpt")
+    assert teacher
+    for key, value in teacher.items():
+        np.testing.assert_array_equal(value, second[key.removeprefix("teacher.")])
