@@ -63,6 +63,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if wants_number and not (is_number and np.isfinite(value)):
         raise ValueError(f"{name} = {value!r}: must be a finite number")
+    if hint is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} = {value!r}: must be true or false")
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -70,7 +72,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"unknown {name} {value!r}{nearest(value, [str(c) for c in choices])}; choose from {text}")
     elif origin is Annotated:
         kind, *bounds = typing.get_args(hint)
-        if kind is int and value != int(value):
+        if kind is int and not isinstance(value, (int, np.integer)):
             raise ValueError(f"{name} = {value!r}: must be a whole number")
         for bound in bounds:
             holds, says = _HOLDS[type(bound)]

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_longtail import losses  # noqa: F401  (fills the registry)
+import ms_longtail.losses  # noqa: F401  (fills the registry)
 from ms_longtail.objectives import Classification
 from ms_longtail.parameters import assign
 from ms_longtail.registry import LOSSES
@@ -17,6 +17,7 @@ from ms_longtail.training.optimizers import sgd
 from ms_longtail.training.step import TrainStep
 
 NAMES = ["ce", "cs_ce", "cb_focal", "influence_balanced", "eqlv2", "softmax_eql", "seql", "label_aware_smoothing"]
+SETTINGS = {"seql": {"lambda_": 0.1}, "influence_balanced": {"alpha": 1.0}}  # a tail, and steps of a usual size
 COUNTS = [500, 100, 20, 4]
 B, D, C, STEPS = 16, 5, len(COUNTS), 3
 RNG = np.random.default_rng(3)
@@ -54,7 +55,7 @@ class Mixed(Classification):
 def train(name, *, parts=1, rank=0, ranks=1, mixed=False):
     """(losses, everything that the step remembers) after STEPS steps; this worker sees every ranks-th image."""
     network = Network()
-    loss = LOSSES.get(name)(class_counts=COUNTS, **({"lambda_": 0.1} if name == "seql" else {}))
+    loss = LOSSES.get(name)(class_counts=COUNTS, **SETTINGS.get(name, {}))
     objective = (Mixed if mixed else Classification)(network, loss)
     step = TrainStep(objective, sgd(network.trainable_params(), [0.1] * STEPS), accumulate=parts, ranks=ranks)
     step.set_train()

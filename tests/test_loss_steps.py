@@ -14,8 +14,10 @@ from loss_steps import NAMES, train
 from mindspore import Tensor, ops
 from test_resume import parameters, run
 
+from ms_longtail import recipe
 from ms_longtail.objectives import Classification
-from ms_longtail.registry import LOSSES
+from ms_longtail.registry import LOSSES, MODELS
+from ms_longtail.run.build import build_loss
 from ms_longtail.training.optimizers import sgd
 from ms_longtail.training.step import TrainStep
 
@@ -61,6 +63,41 @@ def test_the_state_follows_applied_steps_only(mode, name):
     alone.update(ops.matmul(x, Tensor(loss_steps.W.T)), y)
     other = next(p for p in alone.get_parameters() if p.name == state.name)
     np.testing.assert_allclose(once, other.asnumpy(), rtol=1e-5)
+
+
+def test_a_first_batch_of_one_class_does_not_spoil_the_ratio(mode):
+    """Weighted sums over no image are 0, not the difference of two roundings."""
+    loss = LOSSES.get("eqlv2")(class_counts=loss_steps.COUNTS)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        loss.update(Tensor(rng.normal(size=(8, 4)).astype(np.float32)), Tensor(np.full(8, 2, np.int32)), 0.3)
+    assert loss.negative.asnumpy()[2] == 0
+    assert loss.ratio.asnumpy()[2] > 1e6
+
+
+def test_a_teacher_stays_in_evaluation_mode(mode):
+    """Neither training mode around it nor a step changes anything of it, running statistics included."""
+    student, trained = (MODELS.get("resnet8_cifar")(num_classes=4, seed=seed) for seed in (0, 1))
+    before = {p.name: p.asnumpy().copy() for p in trained.get_parameters()}
+    images = Tensor(np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32)).astype(np.uint8))
+    expected = trained(images).asnumpy()
+    objective = Classification(student, LOSSES.get("dive")(class_counts=loss_steps.COUNTS), trained)
+    step = TrainStep(objective, sgd(student.trainable_params(), [0.1]))
+    step.set_train()
+    assert step.objective.model.training
+    assert not any(cell.training for _, cell in objective.teacher.cells_and_names())
+    step(images, Tensor(np.arange(8, dtype=np.int32) % 4))
+    np.testing.assert_array_equal(objective.teacher(images).asnumpy(), expected)
+    for parameter in trained.get_parameters():
+        np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name.removeprefix("teacher.")])
+
+
+def test_the_runs_seed_reaches_the_draws():
+    keys = []
+    for seed in (0, 1):
+        stage = recipe.load(HERE.parent / "configs/digits_lt/losses/seql.yaml", [f"seed={seed}"]).stages[0]
+        keys.append(build_loss(stage, np.array(loss_steps.COUNTS), seed).keys.asnumpy())
+    assert not np.array_equal(*keys)
 
 
 @pytest.mark.slow
@@ -137,4 +174,4 @@ def test_killed_and_resumed_in_the_middle_of_an_epoch(untouched, tmp_path, stage
     second = parameters(untouched / "stage-2-second.ckpt")
     assert teacher
     for key, value in teacher.items():
-        np.testing.assert_array_equal(value, second[key.removeprefix("teacher.")])
+        np.testing.assert_array_equal(value, second[key.removeprefix("teacher.")], err_msg=key)

@@ -34,6 +34,11 @@ class BalancedSoftmax(Loss):
     Args:
         class_counts, class_weights, reduction, denominator: see `Loss`. No setting of its own.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = BalancedSoftmax(class_counts=[3, 1])
         >>> print(f"{float(loss(Tensor([[0.0, 0.0]]), Tensor([1]))):.4f}")        # log 4

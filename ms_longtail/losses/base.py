@@ -50,7 +50,7 @@ class Loss(nn.Cell):
     Shapes: logits (B, C) float16, bfloat16 or float32, computed in float32; labels (B,) of any integer dtype, or (B, C)
     distributions where `soft_labels`; features (B, D); teacher_logits (B, C); draws (B,) integers -> float32.
     A label outside 0 .. C-1 is not looked for here, where it would cost a transfer from the device: check labels once,
-    on the host, as `ms_longtail.data` does.
+    on the host, as `ms_longtail.data` does. With several workers, build the loss after `communication.init()`.
 
     Raises:
         ValueError: an unknown reduction or denominator, a class count below 1 (the message names the class), class counts
@@ -85,7 +85,7 @@ class Loss(nn.Cell):
         self.num_classes, self.counts = 0, None
         if class_counts is not None:
             self.counts = self._per_class("class_counts", class_counts)
-            empty = np.flatnonzero(~(self.counts >= 1))  # a NaN is refused too
+            empty = np.flatnonzero(~((self.counts >= 1) & np.isfinite(self.counts)))  # a NaN is refused too
             if len(empty):
                 raise ValueError(
                     f"class {empty[0]} has {class_counts[empty[0]]} training images; every class needs at least 1"
@@ -96,16 +96,17 @@ class Loss(nn.Cell):
         self.class_weights = None
         if class_weights is not None:
             weights = self._per_class("class_weights", class_weights)
-            if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
-                raise ValueError(f"class_weights must be finite, none negative and not all 0, got {weights}")
+            bad = np.flatnonzero(~((weights > 0) & np.isfinite(weights)))
+            if len(bad):
+                raise ValueError(f"class {bad[0]} has class weight {weights[bad[0]]}; every weight must be above 0")
             if self.num_classes and len(weights) != self.num_classes:
                 raise ValueError(f"{len(weights)} class_weights for {self.num_classes} class_counts")
             self.num_classes = len(weights)
             self.class_weights = Tensor(weights, ms.float32)
         try:
-            self.ranks = communication.get_group_size()
+            self.rank, self.ranks = communication.get_rank(), communication.get_group_size()
         except RuntimeError:  # no data-parallel start-up
-            self.ranks = 1
+            self.rank, self.ranks = 0, 1
 
     @staticmethod
     def _per_class(name: str, values) -> np.ndarray:
@@ -137,15 +138,18 @@ class Loss(nn.Cell):
         """(loss (B,), weight (B,)) of every image."""
         if self.num_classes and logits.shape[1] != self.num_classes:
             raise ValueError(f"logits have {logits.shape[1]} classes, class_counts or class_weights {self.num_classes}")
-        if labels.ndim == 2 and not self.soft_labels:
-            raise ValueError("this loss takes class ids (B,); its formula says nothing of soft labels (B, C)")
+        check_labels(logits, labels, self.soft_labels)
         if "features" in self.needs and features is None:
             raise ValueError("this loss needs features (B, D), the third input")
         if "teacher_logits" in self.needs and teacher_logits is None:
             raise ValueError("this loss needs teacher_logits (B, C), the fourth input")
         if features is not None:
+            if features.shape[0] != logits.shape[0]:
+                raise ValueError(f"features {features.shape} belong to other images than logits {logits.shape}")
             features = features.astype(ms.float32)
         if teacher_logits is not None:
+            if teacher_logits.shape != logits.shape:
+                raise ValueError(f"teacher_logits {teacher_logits.shape} must have the shape of logits {logits.shape}")
             teacher_logits = ops.stop_gradient(teacher_logits.astype(ms.float32))
         labels = labels.astype(ms.float32) if labels.ndim == 2 else labels.astype(ms.int32)
         loss, weight = self.terms(logits.astype(ms.float32), labels, features, teacher_logits, draws)
@@ -166,7 +170,10 @@ class Loss(nn.Cell):
         return numerator if self.reduction == "sum" else numerator / denominator
 
     def update(self, logits, labels, share=None):
-        """One step's change of the state, summed over all workers. No-op for losses without state."""
+        """One step's change of the state, summed over all workers. No-op for losses without state.
+
+        A step of several parts (micro-batches, halves of mixing) is `observe` for each, then one `absorb` of the sum.
+        """
         observed = self.observe(logits, labels, share)
         share = 1.0 if share is None else share
         weight = ops.ones((logits.shape[0],), ms.float32)
@@ -176,6 +183,17 @@ class Loss(nn.Cell):
         if self.ranks > 1:
             observed, denominator = ops.AllReduce()(observed), ops.AllReduce()(denominator)
         return self.absorb(observed, denominator)
+
+
+def check_labels(logits, labels, soft: bool) -> None:
+    """Shapes and types, which are known when a graph is compiled; values are not looked at."""
+    if labels.ndim == 2:
+        if not soft:
+            raise ValueError("this loss takes class ids (B,); its formula says nothing of soft labels (B, C)")
+        if labels.shape != logits.shape or labels.dtype not in (ms.float16, ms.bfloat16, ms.float32, ms.float64):
+            raise ValueError(f"soft labels must be floats {logits.shape}, got {labels.dtype} {labels.shape}")
+    elif labels.shape != logits.shape[:1] or labels.dtype in (ms.float16, ms.bfloat16, ms.float32, ms.float64):
+        raise ValueError(f"labels must be integers {logits.shape[:1]}, got {labels.dtype} {labels.shape}")
 
 
 def expected(values, labels):

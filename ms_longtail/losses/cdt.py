@@ -26,6 +26,11 @@ class CDT(Loss):
         gamma: .2 by default (the paper's for CIFAR-100-LT); .3 for CIFAR-10-LT, .1 for iNaturalist; 0 gives cross-entropy.
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = CDT(class_counts=[16, 1], gamma=0.5)                            # temperatures 1 and 4
         >>> print(f"{float(loss(Tensor([[1.0, 4.0]]), Tensor([1]))):.4f}")        # log 2

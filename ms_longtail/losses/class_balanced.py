@@ -31,6 +31,12 @@ class ClassBalancedCE(Loss):
         class_counts, class_weights, reduction, denominator: see `Loss`. The authors' code divides by the batch, which
             `denominator="batch"` does; the default is the usual weighted mean.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,)
+    with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = ClassBalancedCE(class_counts=[1000, 1], reduction="none")
         >>> each = loss(Tensor([[0.0, 0.0], [0.0, 0.0]]), Tensor([0, 1])).asnumpy()
@@ -72,6 +78,12 @@ class ClassBalancedFocal(Loss):
         gamma: .5 by default.
         form: "sigmoid" (the paper's, default) or "softmax"; see `Focal`.
         class_counts, class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers, or (B, C) distributions in the sigmoid form -> scalar, or (B,)
+    with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = ClassBalancedFocal(class_counts=[100, 100], gamma=0.0, form="softmax")

@@ -86,7 +86,7 @@ class ClassRectification(Loss):
     nearer than a positive.
 
     Dong, Gong, Zhu, "Imbalanced Deep Learning by Minority Class Incremental Rectification", TPAMI 2019
-    (https://arxiv.org/abs/1804.10851; before it ICCV 2017, https://arxiv.org/abs/1712.03162). An image is never its own
+    eqs. 8 to 16 (https://arxiv.org/abs/1804.10851; before it ICCV 2017, https://arxiv.org/abs/1712.03162). An image is never its own
     positive. Bins lie over [-1, 1] at class level, over [0, the batch's largest distance] at instance level. Where a batch is cut
     into micro-batches or over workers, mining stays within each part.
 
@@ -104,6 +104,11 @@ class ClassRectification(Loss):
 
     Attributes:
         alpha: eta Omega, at most 1.
+
+    Shapes: logits (B, C), labels (B,) integers, features (B, D) at instance level -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = ClassRectification(class_counts=[100, 50])
@@ -163,8 +168,7 @@ class ClassRectification(Loss):
             far = own - ops.gather_elements(score, 1, negative)  # d(a,-)
             low, high = -1.0, 1.0
         else:
-            square = (features.expand_dims(1) - features.expand_dims(0)).square().sum(axis=-1)  # (B, B)
-            distance = ops.sqrt(ops.maximum(square, 1e-12))  # the slope of the root at 0 is infinite
+            distance = ops.cdist(features, features)  # (B, B), without a (B, B, D) between
             positive, has_positive = hardest(distance, same, self.k)
             negative, has_negative = hardest(-distance, other, self.k)
             near, far = ops.gather_elements(distance, 1, positive), ops.gather_elements(distance, 1, negative)

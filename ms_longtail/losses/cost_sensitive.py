@@ -42,6 +42,11 @@ class CostSensitiveCE(Loss):
         gamma: 1, the inverse frequency, by default; 0.5 for its square root; 0 gives cross-entropy.
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = CostSensitiveCE(class_counts=[100, 1], reduction="none")
         >>> print(loss(Tensor([[0.0, 0.0], [0.0, 0.0]]), Tensor([0, 1])).asnumpy().round(4))

@@ -33,6 +33,9 @@ class CrossEntropy(Loss):
 
     Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
 
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = CrossEntropy()
         >>> print(f"{float(loss(Tensor([[2.0, 0.0]]), Tensor([0]))):.4f}")

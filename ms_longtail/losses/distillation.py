@@ -39,7 +39,11 @@ class KnowledgeDistillation(Loss):
         class_counts: not needed.
         class_weights, reduction, denominator: see `Loss`.
 
-    Shapes: needs `teacher_logits` (B, C).
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions, teacher_logits (B, C) -> scalar, or (B,)
+    with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = KnowledgeDistillation(temperature=1.0)

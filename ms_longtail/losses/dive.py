@@ -42,7 +42,11 @@ class DiVE(Loss):
         power: p, .5 by default (the paper's); 1 leaves the teacher's prediction as it is.
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
-    Shapes: needs `teacher_logits` (B, C).
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions, teacher_logits (B, C) -> scalar, or (B,)
+    with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = DiVE(class_counts=[3, 1], alpha=1.0)

@@ -10,7 +10,7 @@ from mindspore import Tensor, ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, of_class
+from .base import Denominator, Loss, expected, of_class, one_hot
 
 
 def weighted_binary_cross_entropy(logits, labels, positive, negative):
@@ -26,13 +26,11 @@ def weighted_binary_cross_entropy(logits, labels, positive, negative):
     against = ops.softplus(logits)  # BCE(z, 0)
     if labels.ndim == 2:
         weight = positive * labels + negative * (1.0 - labels)
-        loss = (weight * (against - labels * logits)).sum(axis=1)
+        loss = (weight * (labels * ops.softplus(-logits) + (1.0 - labels) * against)).sum(axis=1)
     else:
-        # as if no class were true, then put right for the one that is
-        own = expected(logits, labels)
-        own_against = ops.softplus(own)
-        right = of_class(positive, labels) * (own_against - own) - of_class(negative, labels) * own_against
-        loss = ops.matmul(against, negative) + right
+        own = of_class(positive, labels) * ops.softplus(-expected(logits, labels))
+        # the true class is left out by its mask, not subtracted afterwards, which would cancel digits
+        loss = ops.matmul(against * (1.0 - one_hot(labels, logits.shape[1])), negative) + own
     return loss, ops.ones_like(loss)
 
 
@@ -48,6 +46,11 @@ class EQL(Loss):
     Args:
         lambda_: .005 by default, of the size that the paper uses in classification; .00176 of its detectors is for LVIS.
         class_counts, class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = EQL(class_counts=[999, 1])

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, of_class
+from .base import Denominator, Loss, expected, of_class, one_hot
 from .eql import weighted_binary_cross_entropy
 
 
@@ -38,7 +38,7 @@ def gradient_sums(logits, labels, weight, positive, negative):
         return ops.stack(((pull * labels).sum(axis=0), (pull * (1.0 - labels)).sum(axis=0)))
     true = expected(q, labels)
     own = ops.unsorted_segment_sum(weight * (1.0 - true), labels, logits.shape[1])
-    others = ops.matmul(weight, q) - ops.unsorted_segment_sum(weight * true, labels, logits.shape[1])
+    others = ops.matmul(weight, q - q * one_hot(labels, logits.shape[1]))  # no difference of sums: it may fall below 0
     return ops.stack((positive * own, negative * others))
 
 
@@ -58,6 +58,11 @@ class EQLv2(Loss):
         gamma: 12, mu: .8, alpha: 4 by default (the paper's).
         first_ratio: 100 by default (the authors' code).
         class_counts: only their number is used; class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = EQLv2(class_counts=[10, 10])

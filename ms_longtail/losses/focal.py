@@ -9,7 +9,7 @@ from mindspore import ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected
+from .base import Denominator, Loss, expected, one_hot
 from .cross_entropy import cross_entropy
 
 Form = Literal["sigmoid", "softmax"]
@@ -35,17 +35,17 @@ def focal(logits, labels, gamma: float, form: str):
         # 1 - p_y, kept away from 0, where the loss vanishes anyway
         rest = ops.maximum(-ops.expm1(-loss), 1e-12)
         return ops.exp(gamma * ops.log(rest)) * loss, weight
-    negative = ops.softplus(logits)  # -log(1 - q)
+    negative = ops.softplus(logits)  # BCE(z, 0) = -log(1 - q)
     if labels.ndim == 2:
-        q = ops.sigmoid(logits)
-        wrong = ops.maximum((1.0 - q) * labels + q * (1.0 - labels), 1e-30)
-        loss = (ops.exp(gamma * ops.log(wrong)) * (negative - labels * logits)).sum(axis=1)
+        wrong = ops.sigmoid(-logits) * labels + ops.sigmoid(logits) * (1.0 - labels)
+        cross_entropies = labels * ops.softplus(-logits) + (1.0 - labels) * negative
+        loss = (ops.exp(gamma * ops.log(ops.maximum(wrong, 1e-30))) * cross_entropies).sum(axis=1)
         return loss, ops.ones_like(loss)
-    # Against every class, then put right for the true one: q^gamma softplus(z) becomes (1-q)^gamma softplus(-z).
-    against = negative * ops.exp(gamma * (logits - negative))  # q^gamma = exp(gamma (z - softplus(z)))
+    # The classes that are not true: q^gamma softplus(z), with q^gamma = exp(gamma (z - softplus(z))). The true one is left
+    # out by its mask, not subtracted afterwards: in a batch that is learnt well the rest is much smaller than it.
+    against = negative * ops.exp(gamma * (logits - negative)) * (1.0 - one_hot(labels, logits.shape[1]))
     z = expected(logits, labels)
-    s = ops.softplus(z)
-    own = (s - z) * ops.exp(-gamma * s) - s * ops.exp(gamma * (z - s))
+    own = ops.softplus(-z) * ops.exp(-gamma * ops.softplus(z))  # (1 - q)^gamma softplus(-z)
     loss = against.sum(axis=1) + own
     return loss, ops.ones_like(loss)
 
@@ -65,6 +65,12 @@ class Focal(Loss):
         form: "sigmoid" (default) or "softmax".
         class_counts: not needed.
         class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers, or (B, C) distributions in the sigmoid form -> scalar, or (B,)
+    with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = Focal(form="softmax")

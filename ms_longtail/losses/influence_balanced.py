@@ -45,9 +45,13 @@ class InfluenceBalanced(Loss):
     Args:
         alpha: 1000 by default (the authors' for CIFAR).
         detach: take the influence as a constant; False by default.
+            With features that are all zero the gradient is of the size alpha / .001: too large for float16 logits.
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
-    Shapes: needs `features` (B, D).
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions, features (B, D) -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = InfluenceBalanced(class_counts=[10, 10], alpha=1.0)

@@ -38,8 +38,10 @@ class LabelAwareSmoothing(Loss):
         shape: "concave" (default), "linear" or "convex".
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
     Raises:
-        ValueError: also for tail > head.
+        ValueError: a setting outside its bounds, tail > head, and what `Loss` refuses.
 
     Example:
         >>> loss = LabelAwareSmoothing(class_counts=[100, 1], head=0.4, tail=0.0)

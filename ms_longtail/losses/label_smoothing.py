@@ -41,6 +41,11 @@ class LabelSmoothing(Loss):
         class_counts: not needed.
         class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = LabelSmoothing(smoothing=0.5)
         >>> print(f"{float(loss(Tensor([[0.0, 0.0]]), Tensor([0]))):.4f}")

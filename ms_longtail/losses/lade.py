@@ -47,6 +47,11 @@ class LADE(Loss):
         lambda_: .01 by default (CIFAR-100-LT; .05 on ImageNet-LT).
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = LADE(class_counts=[3, 1], alpha=0.0)
         >>> print(f"{float(loss(Tensor([[0.0, 0.0]]), Tensor([1]))):.4f}")        # balanced softmax: log 4

@@ -42,6 +42,11 @@ class LDAM(Loss):
         scale: s, default 30 (authors' code).
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = LDAM(class_counts=[10000, 1], scale=1.0)          # margins .05 and .5
         >>> print(f"{float(loss(Tensor([[0.5, 1.0]]), Tensor([1]))):.4f}")        # the margin makes it a draw

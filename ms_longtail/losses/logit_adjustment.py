@@ -23,6 +23,11 @@ class LogitAdjustment(Loss):
         tau: 1 by default, which is consistent for the balanced error; 0 gives cross-entropy.
         class_counts, class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = LogitAdjustment(class_counts=[3, 1])
         >>> print(f"{float(loss(Tensor([[0.0, 0.0]]), Tensor([1]))):.4f}")        # log 4

@@ -44,13 +44,18 @@ class SEQL(Loss):
 
     The draws are a hash of (seed, draw number, class), so that a resumed run repeats them. Draw numbers are given as `draws`
     (the pipeline's column), which makes them independent of how a batch is cut; without, the cell counts the images it has
-    seen in a parameter that is saved with the others.
+    seen in a parameter that is saved with the others, and every worker has numbers of its own.
 
     Args:
         lambda_: .005 by default; at that value CIFAR-10-LT has one such class at IF 100, and CIFAR-100-LT 52.
         gamma: .9 by default (the paper's on ImageNet-LT; .95 on CIFAR-100-LT). 0 gives cross-entropy.
         seed: of the draws.
         class_counts, class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = SEQL(class_counts=[999, 1], gamma=1.0)
@@ -88,6 +93,6 @@ class SEQL(Loss):
     def terms(self, logits, labels, features, teacher_logits, draws):
         if draws is None:
             first = self.drawn + 0  # read before it is moved on
-            draws = first + ops.arange(logits.shape[0]).astype(ms.int32)
+            draws = (first + ops.arange(logits.shape[0]).astype(ms.int32)) * self.ranks + self.rank
             ops.assign(self.drawn, first + logits.shape[0])
         return softmax_equalization(logits, labels, self.mask(draws) * self.rare)

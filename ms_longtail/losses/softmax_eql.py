@@ -38,6 +38,11 @@ class SoftmaxEQL(Loss):
         eps: 1e-4 by default.
         class_counts: only their number is used; class_weights, reduction, denominator: see `Loss`.
 
+    Shapes: logits (B, C), labels (B,) integers -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
+
     Example:
         >>> loss = SoftmaxEQL(class_counts=[10, 10])
         >>> z, y = Tensor([[0.0, 0.0]]), Tensor([0])

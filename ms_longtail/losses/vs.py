@@ -32,13 +32,18 @@ class VS(Loss):
     """L_i = -log softmax(z / D + tau log pi)_y with D_c = (n_max / n_c)^gamma, pi_c = n_c / N.
 
     Kini et al., "Label-Imbalanced and Group-Sensitive Classification under Overparameterization", NeurIPS 2021
-    (https://arxiv.org/abs/2103.01550), the multi-class VS-loss, with the parameters as functions of the class
+    (https://arxiv.org/abs/2103.01550), the multi-class VS-loss of eq. 2, with the parameters as functions of the class
     counts. Test on z itself. tau 0 gives CDT, gamma 0 logit adjustment. Not invariant to a shift of all logits.
 
     Args:
         gamma: .3 by default.
         tau: 1 by default.
         class_counts, class_weights, reduction, denominator: see `Loss`.
+
+    Shapes: logits (B, C), labels (B,) integers or (B, C) distributions -> scalar, or (B,) with reduction "none".
+
+    Raises:
+        ValueError: a setting outside its bounds, and what `Loss` refuses.
 
     Example:
         >>> loss = VS(class_counts=[3, 1], gamma=0.0)

@@ -22,8 +22,11 @@ class Teacher(nn.Cell):
             parameter.requires_grad = False
         self.set_train(False)
 
-    def set_train(self, mode: bool = True):
-        return super().set_train(False)
+    def add_flags_recursive(self, **flags):
+        # What `set_train` of a cell around this one calls on its children.
+        if "training" in flags:
+            flags["training"] = False
+        return super().add_flags_recursive(**flags)
 
     def construct(self, images):
         return ops.stop_gradient(self.teacher(images))

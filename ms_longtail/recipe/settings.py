@@ -31,7 +31,7 @@ SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
     "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "epochs"})),
     "augment": (AUGMENT, frozenset({"seed", "size"})),
-    "loss": (LOSSES, frozenset({"class_counts", "class_weights", "reduction"})),
+    "loss": (LOSSES, frozenset({"class_counts", "class_weights", "reduction", "seed"})),
     "class_weights": (CLASS_WEIGHTS, frozenset({"class_counts"})),
     "optimizer": (OPTIMIZERS, frozenset({"parameters", "learning_rate"})),
     "schedule": (SCHEDULES, frozenset({"epochs", "steps_per_epoch"})),

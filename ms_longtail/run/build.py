@@ -119,18 +119,21 @@ def build_model(recipe: Recipe, data: Data, seed: int | None = None) -> nn.Cell:
     )
 
 
-def build_loss(stage: Stage, counts: np.ndarray) -> Loss:
+def build_loss(stage: Stage, counts: np.ndarray, seed: int) -> Loss:
     component, settings = LOSSES.get(stage.loss.name), dict(stage.loss.settings)
     weights = CLASS_WEIGHTS.get(stage.class_weights.name)(counts, **stage.class_weights.settings)
+    accepted = inspect.signature(component).parameters
+    if "seed" in accepted:
+        settings["seed"] = seed
     if weights is not None:
-        if "class_weights" not in inspect.signature(component).parameters:
+        if "class_weights" not in accepted:
             raise ValueError(f"{stage.loss.name} takes no class_weights; leave {stage.class_weights.name} out")
         settings["class_weights"] = weights
     return component(class_counts=counts, **settings)
 
 
-def build_objective(stage: Stage, model: nn.Cell, data: Data, teacher: nn.Cell | None = None) -> nn.Cell:
-    return Classification(model, build_loss(stage, data.class_counts), teacher)
+def build_objective(stage: Stage, model: nn.Cell, data: Data, seed: int, teacher: nn.Cell | None = None) -> nn.Cell:
+    return Classification(model, build_loss(stage, data.class_counts, seed), teacher)
 
 
 def build_order(stage: Stage, labels: np.ndarray, seed: int) -> EpochOrder:
@@ -188,7 +191,7 @@ def check(recipe: Recipe, data: Data) -> None:
     faults = []
     for number, stage in enumerate(recipe.stages):
         trials = {
-            "loss": lambda stage=stage: build_loss(stage, data.class_counts),
+            "loss": lambda stage=stage: build_loss(stage, data.class_counts, recipe.seed),
             "augment": lambda stage=stage: build_augment(stage, recipe, data.splits.train),
             "sampler": lambda stage=stage: build_order(stage, data.splits.train.labels, recipe.seed)(0),
         }

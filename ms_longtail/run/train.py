@@ -14,16 +14,15 @@ from ..console import Console
 from ..data import DrawSource, ImageSet, evaluation_pipeline, training_pipeline
 from ..errors import TrainingError
 from ..evaluation import evaluate
-from ..parameters import assign
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
-from ..training.checkpoints import Position, load_into, newest, optimizer_state, write, write_last
+from ..training.checkpoints import Position, load_into, newest, write, write_last
 from ..training.predict import Collect, Predict, predict
 from ..training.step import TrainStep
 from . import build
 from .folder import RunFolder
+from .handover import fresh_seed, hand_over, load_teacher
 from .plan import StagePlan
-from .teacher import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -111,25 +110,20 @@ class Run:
             return None
         before = self.step
         if self.plan[number].stage.start == "fresh":
-            new = build.build_model(self.recipe, self.data, seed=self.recipe.seed + number)
+            new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
             load_into(self.model, {p.name: p for p in new.get_parameters()}, Path("new weights"))
+            self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
         self._enter(self.plan[number])
         if before is not None:
-            assign(self.step.skipped, before.skipped.asnumpy())  # counted over the whole run
-        if number and self.plan[number].stage.schedule.settings["span"] == "run":
-            state = optimizer_state(before)
-            load_into(self.step.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
+            hand_over(before, self.step, self.plan[number - 1], self.plan[number])
         return self.plan[number]
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
-        objective = build.build_objective(
-            stage.stage,
-            self.model,
-            self.data,
-            load_teacher(stage, self.plan, self.folder.checkpoints, lambda: build.build_model(self.recipe, self.data)),
-        )
+        folder, main = self.folder.checkpoints, self.machine.main
+        teacher = load_teacher(stage, self.plan, folder, lambda: build.build_model(self.recipe, self.data), main=main)
+        objective = build.build_objective(stage.stage, self.model, self.data, self.recipe.seed, teacher)
         self.facts = objective.loss.facts()
         if self.facts:
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.facts.items())

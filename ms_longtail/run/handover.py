@@ -1,0 +1,59 @@
+"""What passes from one stage to the next: weights or new ones, the optimizer's state, a loss's memory, a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from mindspore import nn
+
+from .. import hashing
+from ..errors import TrainingError
+from ..parameters import assign
+from ..training.checkpoints import load_into, optimizer_state, read
+from ..training.step import TrainStep
+from .plan import StagePlan
+
+
+def load_teacher(
+    stage: StagePlan, plan: list[StagePlan], checkpoints: Path, build: Callable[[], nn.Cell], *, main: bool = True
+) -> nn.Cell | None:
+    """A network with the weights at the end of the stage that `stage` names as its teacher; None where it names none.
+
+    Only the main worker reads the file, which it alone has written; the others get the weights when the step's parameters
+    are broadcast.
+
+    Raises:
+        TrainingError: the checkpoint of that stage is missing or damaged.
+    """
+    if stage.stage.teacher is None:
+        return None
+    network = build()
+    if not main:
+        return network
+    trained = next(other for other in plan if other.stage.name == stage.stage.teacher)
+    path = checkpoints / f"{trained.label}.ckpt"
+    try:
+        parameters, _ = read(path)
+    except ValueError as error:
+        raise TrainingError(f"the teacher cannot be read: {error}") from error
+    load_into(network, parameters, path, only={p.name for p in network.get_parameters()})
+    return network
+
+
+def fresh_seed(seed: int, number: int) -> int:
+    """Of the new weights that stage `number` starts from; far from the seeds that people give runs."""
+    return int(hashing.integers(seed, np.array([number]), "fresh", 1, 2**32)[0, 0])
+
+
+def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: StagePlan) -> None:
+    """Carry over what goes on: the count of skipped steps, the optimizer's state under one schedule for the whole run, and
+    what a loss remembers where the same loss goes on with the same network."""
+    assign(after.skipped, before.skipped.asnumpy())
+    if stage.stage.schedule.settings["span"] == "run":
+        state = optimizer_state(before)
+        load_into(after.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
+    if stage.stage.loss == last.stage.loss and stage.stage.start == "last":
+        memory = {p.name: p for p in before.objective.loss.get_parameters()}
+        load_into(after.objective.loss, memory, Path("the loss of the stage before"))
