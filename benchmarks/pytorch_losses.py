@@ -20,6 +20,7 @@ def formulas(data: dict[str, np.ndarray], _repeats: int):
     log_n, log_prior, rows = counts.log(), prior.log(), torch.arange(batch)
     cb = 1 / (1 - 0.9999**counts)
     cb = cb / cb.mean()
+    inverse = (1 / counts) / (1 / counts).mean()
     temperatures = (counts.max() / counts) ** 0.2
     margins = counts**-0.25
     margins = margins * (0.5 / margins.max())
@@ -52,7 +53,7 @@ def formulas(data: dict[str, np.ndarray], _repeats: int):
     def influence():
         p = F.softmax(z, 1)
         factor = 1000 / ((p - onehot()).abs().sum(1) * f.abs().sum(1) + 1e-3)
-        return (F.cross_entropy(z, y, reduction="none") * factor * (1 / counts)[y]).mean()
+        return (F.cross_entropy(z, y, reduction="none") * factor * inverse[y]).mean()
 
     def lade():
         target = onehot()
@@ -105,7 +106,7 @@ def formulas(data: dict[str, np.ndarray], _repeats: int):
         def call(loss=loss):
             z.grad = None
             loss().backward()
-            return z.grad.numpy()
+            return z.grad.clone().numpy()
 
         call()
         yield name, call

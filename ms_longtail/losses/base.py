@@ -139,17 +139,11 @@ class Loss(nn.Cell):
         if self.num_classes and logits.shape[1] != self.num_classes:
             raise ValueError(f"logits have {logits.shape[1]} classes, class_counts or class_weights {self.num_classes}")
         check_labels(logits, labels, self.soft_labels)
-        if "features" in self.needs and features is None:
-            raise ValueError("this loss needs features (B, D), the third input")
-        if "teacher_logits" in self.needs and teacher_logits is None:
-            raise ValueError("this loss needs teacher_logits (B, C), the fourth input")
-        if features is not None:
-            if features.shape[0] != logits.shape[0]:
-                raise ValueError(f"features {features.shape} belong to other images than logits {logits.shape}")
+        if "features" in self.needs:
+            check_given("features (B, D), the third input", features, logits.shape[:1])
             features = features.astype(ms.float32)
-        if teacher_logits is not None:
-            if teacher_logits.shape != logits.shape:
-                raise ValueError(f"teacher_logits {teacher_logits.shape} must have the shape of logits {logits.shape}")
+        if "teacher_logits" in self.needs:
+            check_given("teacher_logits (B, C), the fourth input", teacher_logits, logits.shape)
             teacher_logits = ops.stop_gradient(teacher_logits.astype(ms.float32))
         labels = labels.astype(ms.float32) if labels.ndim == 2 else labels.astype(ms.int32)
         loss, weight = self.terms(logits.astype(ms.float32), labels, features, teacher_logits, draws)
@@ -194,6 +188,14 @@ def check_labels(logits, labels, soft: bool) -> None:
             raise ValueError(f"soft labels must be floats {logits.shape}, got {labels.dtype} {labels.shape}")
     elif labels.shape != logits.shape[:1] or labels.dtype in (ms.float16, ms.bfloat16, ms.float32, ms.float64):
         raise ValueError(f"labels must be integers {logits.shape[:1]}, got {labels.dtype} {labels.shape}")
+
+
+def check_given(what: str, values, shape: tuple[int, ...]) -> None:
+    """`values` are there, and their shape begins with `shape`."""
+    if values is None:
+        raise ValueError(f"this loss needs {what}")
+    if values.shape[: len(shape)] != shape:
+        raise ValueError(f"this loss needs {what}, with a shape that begins with {shape}, got {values.shape}")
 
 
 def expected(values, labels):
