@@ -1,7 +1,7 @@
-"""The hash of `hashing.py` in spirit, as operators: random bits inside a network, from numbers and not from hidden state.
+"""The hash of `hashing.py` in spirit, as operators: random choices inside a network, from numbers and not from hidden state.
 
 MindSpore's own random operators keep a state that no checkpoint holds. Here every random choice is a function of
-(key, draw number, column); 32-bit integers, since every device multiplies them with wrap-around.
+(key, draw number, column): 32-bit integers, multiplied with wrap-around (checked on the CPU; not tried on other devices).
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ _A, _B = 0x7FEB352D, 0x846CA68B - (1 << 32)  # multipliers of Wellons' low-bias 
 
 
 def column_keys(seed: int, stream: str, count: int) -> Tensor:
-    """(count,) int32 constants, one for every column (a class, a feature …) of the random table."""
-    words = hashing.bits(seed, np.arange(count), stream, 1)[:, 0]
-    return Tensor((words >> np.uint64(32)).astype(np.uint32).view(np.int32))
+    """(count,) odd int32 constants, one for every column (a class, a feature …) of a random table."""
+    words = hashing.bits(seed, np.arange(count), stream, 1)[:, 0] >> np.uint64(32)
+    return Tensor((words | np.uint64(1)).astype(np.uint32).view(np.int32))
 
 
-def random_bits(draws, columns):
-    """A table of random 32-bit words.
+def row_keys(draws):
+    """(B, 1) int32 for draw numbers (B,) of any integer dtype, of which the lower 32 bits count."""
+    return _mix(draws.astype(ms.int32).expand_dims(1) * _GOLDEN)
+
+
+def bound(probability: float) -> int:
+    """What a uniform int32 lies below with this probability, met to 2**-32."""
+    return max(-(2**31), min(2**31 - 1, round(probability * 2**32) - 2**31))
+
+
+def below(rows, columns, bounds):
+    """Random choices: whether the table's entries lie below their bounds.
+
+    An entry is the product of a row's and a column's key modulo 2**32, both hashed before: one operation, since tables are
+    large, and a bijection of the row for every column, so that every entry is uniform.
 
     Args:
-        draws: draw numbers (B,), any integer dtype; their lower 32 bits count.
-        columns: `column_keys` (C,).
+        rows: `row_keys` (B, 1); columns: `column_keys`, (1, C); bounds: `bound`, a number or (1, C) int32.
 
     Returns:
-        (B, C) int32, uniform over all of them; as with every multiplicative hash, the upper bits are the best.
+        (B, C) bool.
     """
-    rows = _mix(draws.astype(ms.int32).expand_dims(1) * _GOLDEN)  # (B, 1)
-    # Rows and columns are mixed well already, so one round is enough for the table, where every operation counts.
-    x = ops.bitwise_xor(rows, columns.expand_dims(0)) * _A
-    return ops.bitwise_xor(x, _shifted(x, 15)) * _B
-
-
-def bernoulli(draws, columns, probability: float):
-    """(B, C) float32 of ones with the probability given, else zeros; the probability is met to 2**-32."""
-    if probability >= 1.0:
-        return ops.ones((draws.shape[0], columns.shape[0]), ms.float32)
-    bound = int(probability * 2**32) - 2**31
-    return (random_bits(draws, columns) < bound).astype(ms.float32)
+    return rows * columns < bounds
 
 
 def _mix(x):

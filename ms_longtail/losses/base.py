@@ -210,6 +210,11 @@ def expected(values, labels):
     return ops.gather_elements(values, 1, labels.expand_dims(1)).squeeze(1)
 
 
+def mass(labels):
+    """sum_c t_ic: 1, but for soft labels that were scaled."""
+    return labels.sum(axis=1) if labels.ndim == 2 else 1.0
+
+
 def of_class(values, labels):
     """sum_c t_ic v_c, (B,), for one value a class.
 
@@ -222,8 +227,14 @@ def of_class(values, labels):
     return ops.gather(values, labels, 0)
 
 
-def one_hot(labels, num_classes: int):
-    """(B, C) float32; soft labels are returned as they are."""
-    if labels.ndim == 2:
-        return labels
-    return ops.one_hot(labels, num_classes, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
+def one_hot(labels, num_classes: int, value: float = 1.0):
+    """(B, C) float32 with `value` at the label, labels (B,) int32."""
+    return ops.one_hot(labels, num_classes, Tensor(value, ms.float32), Tensor(0.0, ms.float32))
+
+
+def others(logits, labels):
+    """z with the true class at -1e9, where sigmoid, softplus and their slopes are 0: sums over the classes that are not true.
+
+    Taking the true class's term off a sum over all classes would leave rounding errors as large as what is left of it.
+    """
+    return logits + one_hot(labels, logits.shape[1], -1e9)

@@ -6,7 +6,8 @@ from mindspore import ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected
+from .base import Denominator, Loss, expected, mass
+from .softmax import centred, log_sum_exp
 
 
 def cross_entropy(logits, labels):
@@ -19,7 +20,8 @@ def cross_entropy(logits, labels):
     Returns:
         (loss (B,), weight (B,)): float32, all weights 1.
     """
-    loss = -expected(ops.log_softmax(logits, axis=-1), labels)
+    x = centred(logits)
+    loss = mass(labels) * log_sum_exp(x) - expected(x, labels)
     return loss, ops.ones_like(loss)
 
 

@@ -11,19 +11,21 @@ from ..bounds import checked
 from ..registry import LOSSES
 from .base import Denominator, Loss
 from .cross_entropy import cross_entropy
+from .softmax import centred, log_sum_exp
 
 
-def distillation(logits, target, temperature: float):
-    """T^2 CE(q, softmax(z / T)) for every image.
+def distillation(logits, teacher_logits, temperature: float):
+    """T^2 CE(softmax(t / T), softmax(z / T)) for every image.
 
     Args:
-        logits: z (B, C) float32; target: q (B, C) float32; temperature: T.
+        logits, teacher_logits: z and t, (B, C) float32; temperature: T.
 
     Returns:
         (B,) float32.
     """
-    loss, _ = cross_entropy(logits / temperature, target)
-    return temperature**2 * loss
+    x = centred(logits * (1 / temperature))
+    e = ops.exp(centred(teacher_logits * (1 / temperature)))  # the target, not yet divided by its sum
+    return temperature**2 * (log_sum_exp(x) - (e * x).sum(axis=1) / e.sum(axis=1))
 
 
 @LOSSES.register("kd")
@@ -72,5 +74,4 @@ class KnowledgeDistillation(Loss):
 
     def terms(self, logits, labels, features, teacher_logits, draws):
         loss, weight = cross_entropy(logits, labels)
-        target = ops.softmax(teacher_logits / self.temperature, axis=-1)
-        return loss + distillation(logits, target, self.temperature), weight
+        return loss + distillation(logits, teacher_logits, self.temperature), weight

@@ -13,6 +13,7 @@ from ..bounds import checked
 from ..registry import LOSSES
 from .balanced_softmax import shifted_cross_entropy
 from .base import Denominator, Loss
+from .softmax import centred, log_sum_exp
 
 
 def flattened_distillation(logits, teacher_logits, temperature: float, power: float):
@@ -24,9 +25,11 @@ def flattened_distillation(logits, teacher_logits, temperature: float, power: fl
     Returns:
         (B,) float32.
     """
-    log_q = ops.log_softmax(teacher_logits * (power / temperature), axis=-1)
-    log_p = ops.log_softmax(logits / temperature, axis=-1)
-    return temperature**2 * (ops.exp(log_q) * (log_q - log_p)).sum(axis=-1)
+    x = centred(logits * (1 / temperature))
+    t = centred(teacher_logits * (power / temperature))
+    e = ops.exp(t)  # q, not yet divided by its sum
+    size = e.sum(axis=1)
+    return temperature**2 * ((e * (t - x)).sum(axis=1) / size - ops.log1p(size - 1.0) + log_sum_exp(x))
 
 
 @LOSSES.register("dive")

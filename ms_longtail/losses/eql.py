@@ -10,7 +10,7 @@ from mindspore import Tensor, ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, of_class, one_hot
+from .base import Denominator, Loss, expected, of_class, others
 
 
 def weighted_binary_cross_entropy(logits, labels, positive, negative):
@@ -23,14 +23,12 @@ def weighted_binary_cross_entropy(logits, labels, positive, negative):
     Returns:
         (loss (B,), weight (B,)), all weights 1.
     """
-    against = ops.softplus(logits)  # BCE(z, 0)
     if labels.ndim == 2:
         weight = positive * labels + negative * (1.0 - labels)
-        loss = (weight * (labels * ops.softplus(-logits) + (1.0 - labels) * against)).sum(axis=1)
+        loss = (weight * (labels * ops.softplus(-logits) + (1.0 - labels) * ops.softplus(logits))).sum(axis=1)
     else:
         own = of_class(positive, labels) * ops.softplus(-expected(logits, labels))
-        # the true class is left out by its mask, not subtracted afterwards, which would cancel digits
-        loss = ops.matmul(against * (1.0 - one_hot(labels, logits.shape[1])), negative) + own
+        loss = ops.matmul(ops.softplus(others(logits, labels)), negative) + own
     return loss, ops.ones_like(loss)
 
 

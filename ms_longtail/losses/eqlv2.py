@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, of_class, one_hot
+from .base import Denominator, Loss, expected, of_class, others
 from .eql import weighted_binary_cross_entropy
 
 
@@ -32,14 +32,12 @@ def gradient_sums(logits, labels, weight, positive, negative):
     Returns:
         (2, C) float32: positive sums, negative sums.
     """
-    q = ops.sigmoid(logits)
     if labels.ndim == 2:
+        q = ops.sigmoid(logits)
         pull = weight.expand_dims(1) * (q - labels).abs() * (positive * labels + negative * (1.0 - labels))
         return ops.stack(((pull * labels).sum(axis=0), (pull * (1.0 - labels)).sum(axis=0)))
-    true = expected(q, labels)
-    own = ops.unsorted_segment_sum(weight * (1.0 - true), labels, logits.shape[1])
-    others = ops.matmul(weight, q - q * one_hot(labels, logits.shape[1]))  # no difference of sums: it may fall below 0
-    return ops.stack((positive * own, negative * others))
+    own = ops.unsorted_segment_sum(weight * ops.sigmoid(-expected(logits, labels)), labels, logits.shape[1])
+    return ops.stack((positive * own, negative * ops.matmul(weight, ops.sigmoid(others(logits, labels)))))
 
 
 @LOSSES.register("eqlv2")

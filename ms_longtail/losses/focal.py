@@ -9,7 +9,7 @@ from mindspore import ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, one_hot
+from .base import Denominator, Loss, expected, others
 from .cross_entropy import cross_entropy
 
 Form = Literal["sigmoid", "softmax"]
@@ -35,15 +35,14 @@ def focal(logits, labels, gamma: float, form: str):
         # 1 - p_y, kept away from 0, where the loss vanishes anyway
         rest = ops.maximum(-ops.expm1(-loss), 1e-12)
         return ops.exp(gamma * ops.log(rest)) * loss, weight
-    negative = ops.softplus(logits)  # BCE(z, 0) = -log(1 - q)
     if labels.ndim == 2:
         wrong = ops.sigmoid(-logits) * labels + ops.sigmoid(logits) * (1.0 - labels)
-        cross_entropies = labels * ops.softplus(-logits) + (1.0 - labels) * negative
+        cross_entropies = labels * ops.softplus(-logits) + (1.0 - labels) * ops.softplus(logits)
         loss = (ops.exp(gamma * ops.log(ops.maximum(wrong, 1e-30))) * cross_entropies).sum(axis=1)
         return loss, ops.ones_like(loss)
-    # The classes that are not true: q^gamma softplus(z), with q^gamma = exp(gamma (z - softplus(z))). The true one is left
-    # out by its mask, not subtracted afterwards: in a batch that is learnt well the rest is much smaller than it.
-    against = negative * ops.exp(gamma * (logits - negative)) * (1.0 - one_hot(labels, logits.shape[1]))
+    z = others(logits, labels)
+    negative = ops.softplus(z)  # BCE(z, 0) = -log(1 - q)
+    against = negative * ops.exp(gamma * (z - negative))  # q^gamma BCE(z, 0)
     z = expected(logits, labels)
     own = ops.softplus(-z) * ops.exp(-gamma * ops.softplus(z))  # (1 - q)^gamma softplus(-z)
     loss = against.sum(axis=1) + own

@@ -9,7 +9,8 @@ from mindspore import ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected
+from .base import Denominator, Loss, expected, mass
+from .softmax import centred, log_sum_exp
 
 
 def smoothed_cross_entropy(logits, labels, true_share, other_share):
@@ -22,8 +23,10 @@ def smoothed_cross_entropy(logits, labels, true_share, other_share):
     Returns:
         (loss (B,), weight (B,)), all weights 1.
     """
-    log_p = ops.log_softmax(logits, axis=-1)  # (B, C)
-    loss = -true_share * expected(log_p, labels) - other_share * log_p.sum(axis=-1)
+    x = centred(logits)  # (B, C)
+    log_partition = log_sum_exp(x)  # (B,)
+    loss = true_share * (mass(labels) * log_partition - expected(x, labels))
+    loss = loss + other_share * (logits.shape[1] * log_partition - x.sum(axis=1))
     return loss, ops.ones_like(loss)
 
 

@@ -13,6 +13,7 @@ from ..bounds import checked
 from ..registry import LOSSES
 from .balanced_softmax import shifted_cross_entropy
 from .base import Denominator, Loss, expected, of_class
+from .softmax import log_sum_exp
 
 
 def lade(logits, labels, prior, regularizer: float):
@@ -26,7 +27,8 @@ def lade(logits, labels, prior, regularizer: float):
     count = same.sum(axis=1)  # (B,), images of the image's class in the batch
     # sum_c pi_c a_c, written over images: a class that is absent adds nothing
     own = (of_class(prior, labels) * expected(logits, labels) / (count + 1e-8)).sum()
-    spread = ops.logsumexp(logits, 0) - ops.log(prior) - np.log(classes * batch)  # b (C,)
+    largest = ops.stop_gradient(logits.max(axis=0))  # (C,)
+    spread = log_sum_exp(logits - largest, 0) + largest - ops.log(prior) - np.log(classes * batch)  # b (C,)
     return (prior * (spread + regularizer * spread.square())).sum() - own
 
 

@@ -5,30 +5,34 @@ from __future__ import annotations
 from typing import Annotated
 
 import mindspore as ms
+import numpy as np
 from annotated_types import Ge, Le
 from mindspore import Parameter, Tensor, ops
 
 from ..bounds import checked
-from ..hashing_ops import bernoulli, column_keys
+from ..hashing_ops import below, bound, column_keys, row_keys
 from ..registry import LOSSES
 from .base import Denominator, Loss, expected
 
-_OUT = -1e9  # added to a logit that is left out; no infinity, whose gradient would be NaN
+_OUT = -1e9  # the logit of a class that is left out; no infinity, whose gradient would be NaN
 
 
-def softmax_equalization(logits, labels, left_out):
+def softmax_equalization(logits, labels, left_out, own_left_out):
     """-log( e^{z_y} / sum_k w_k e^{z_k} ), w_k = 1 - left_out_k (1 - t_k).
 
     Args:
-        logits: z (B, C) float32; labels: (B,) int32; left_out: (B, C) float32 of zeros and ones.
+        logits: z (B, C) float32; labels: (B,) int32; left_out: (B, C) bool; own_left_out: the same of the label, (B,) bool.
 
     Returns:
         (loss (B,), weight (B,)), all weights 1.
     """
     own = expected(logits, labels)  # (B,)
-    kept = ops.logsumexp(logits + _OUT * left_out, 1)
+    kept = logits.masked_fill(left_out, _OUT)
+    largest = ops.stop_gradient(ops.maximum(kept.max(axis=1), own))
+    total = ops.exp(kept - largest.expand_dims(1)).sum(axis=1)
     # the true class is never left out: add it where the mask has taken it away
-    loss = ops.logsumexp(ops.stack((kept, own + _OUT * (1.0 - expected(left_out, labels))), 1), 1) - own
+    total = total + own_left_out.astype(ms.float32) * ops.exp(own - largest)
+    loss = ops.log1p(total - 1.0) - (own - largest)
     return loss, ops.ones_like(loss)
 
 
@@ -82,17 +86,21 @@ class SEQL(Loss):
             class_counts=class_counts, class_weights=class_weights, reduction=reduction, denominator=denominator
         )
         self.gamma = gamma
-        self.rare = Tensor(self.counts / self.counts.sum() < lambda_, ms.float32)  # T (C,)
+        rare = self.counts / self.counts.sum() < lambda_  # T (C,)
+        self.bounds = Tensor(np.where(rare, bound(gamma), bound(0.0)), ms.int32)  # frequent classes are never left out
         self.keys = column_keys(seed, "seql", self.num_classes)
         self.drawn = Parameter(Tensor(0, ms.int32), name="seql.drawn", requires_grad=False)
 
     def mask(self, draws):
         """beta (B, C) float32 for draw numbers (B,)."""
-        return bernoulli(draws, self.keys, self.gamma)
+        return below(row_keys(draws), self.keys.expand_dims(0), bound(self.gamma)).astype(ms.float32)
 
     def terms(self, logits, labels, features, teacher_logits, draws):
         if draws is None:
             first = self.drawn + 0  # read before it is moved on
             draws = (first + ops.arange(logits.shape[0]).astype(ms.int32)) * self.ranks + self.rank
             ops.assign(self.drawn, first + logits.shape[0])
-        return softmax_equalization(logits, labels, self.mask(draws) * self.rare)
+        rows = row_keys(draws)
+        left_out = below(rows, self.keys.expand_dims(0), self.bounds.expand_dims(0))  # (B, C)
+        own = below(rows.squeeze(1), ops.gather(self.keys, labels, 0), ops.gather(self.bounds, labels, 0))  # (B,)
+        return softmax_equalization(logits, labels, left_out, own)
