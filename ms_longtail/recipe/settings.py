@@ -29,7 +29,7 @@ from .schema import STRICT, Data
 SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
     "data": (DATASETS, frozenset({"root"})),
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
-    "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "epochs"})),
+    "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "augment": (AUGMENT, frozenset({"seed", "size"})),
     "loss": (LOSSES, frozenset({"class_counts", "class_weights", "reduction", "seed"})),
     "class_weights": (CLASS_WEIGHTS, frozenset({"class_counts"})),

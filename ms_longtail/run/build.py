@@ -136,9 +136,14 @@ def build_objective(stage: Stage, model: nn.Cell, data: Data, seed: int, teacher
     return Classification(model, build_loss(stage, data.class_counts, seed), teacher)
 
 
-def build_order(stage: Stage, labels: np.ndarray, seed: int) -> EpochOrder:
+def build_order(
+    stage: Stage, labels: np.ndarray, seed: int, *, first_epoch: int = 0, total_epochs: int | None = None
+) -> EpochOrder:
     """Epoch (counted over the whole run) -> image indices."""
-    sampler = partial(SAMPLERS.get(stage.sampler.name), labels, seed=seed, **stage.sampler.settings)
+    component = SAMPLERS.get(stage.sampler.name)
+    place = {"first_epoch": first_epoch, "epochs": stage.epochs, "total_epochs": total_epochs}
+    place = {key: value for key, value in place.items() if key in inspect.signature(component).parameters}
+    sampler = partial(component, labels, seed=seed, **place, **stage.sampler.settings)
     return lambda epoch: sampler(epoch=epoch)
 
 

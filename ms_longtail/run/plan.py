@@ -51,7 +51,7 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
     plans: list[StagePlan] = []
     first_draw = first_epoch = 0
     for number, stage in enumerate(recipe.stages):
-        order = build_order(stage, labels, recipe.seed)
+        order = build_order(stage, labels, recipe.seed, first_epoch=first_epoch, total_epochs=total_epochs)
         epoch_draws = len(order(first_epoch))
         steps_per_epoch = -(-epoch_draws // recipe.batch)
         lr = _learning_rate(stage, recipe.batch, first_epoch, total_epochs, steps_per_epoch)
