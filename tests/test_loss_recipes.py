@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_the_docstrings_examples_run():
     assert tried > 40
     result = doctest.testmod(importlib.import_module("ms_longtail.bounds"))
     assert (result.failed, result.attempted) == (0, 2)
+
+
+def test_the_readmes_own_loss_works_in_a_recipe(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "poly1" in block]
+    names = {"__name__": "readme"}
+    try:
+        exec(compile(code, "README.md", "exec", dont_inherit=True), names)
+        value = names["Poly1"]()(Tensor([[2.0, 0.0]]), Tensor([0]))
+        assert float(value) == pytest.approx(0.1269 + 0.1192, abs=1e-4)  # -log p + (1 - p)
+        config = str(CONFIGS / "digits_lt" / "ce.yaml")
+        change = ["loss={name: poly1, epsilon: 2}", "class_weights=effective_number"]
+        assert main(["train", "--config", config, "--dry-run", "--quiet", "--set", *change]) == 0, (
+            capsys.readouterr().err
+        )
+    finally:
+        LOSSES._entries.pop("poly1", None)
 
 
 @pytest.mark.slow

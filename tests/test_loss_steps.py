@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import loss_steps
 import numpy as np
@@ -16,8 +17,10 @@ from test_resume import parameters, run
 
 from ms_longtail import recipe
 from ms_longtail.objectives import Classification
+from ms_longtail.recipe import Component
 from ms_longtail.registry import LOSSES, MODELS
 from ms_longtail.run.build import build_loss
+from ms_longtail.run.handover import hand_over
 from ms_longtail.training.optimizers import sgd
 from ms_longtail.training.step import TrainStep
 
@@ -175,3 +178,24 @@ def test_killed_and_resumed_in_the_middle_of_an_epoch(untouched, tmp_path, stage
     assert teacher
     for key, value in teacher.items():
         np.testing.assert_array_equal(value, second[key.removeprefix("teacher.")], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"), [({}, True), ({"start": "fresh"}, False), ({"loss": Component("eqlv2", {"mu": 0.5})}, False)]
+)
+def test_a_memory_goes_on_with_the_same_loss_on_the_same_network(change, kept):
+    def stage(**settings):
+        plain = {"loss": Component("eqlv2", {}), "start": "last", "schedule": Component("constant", {"span": "stage"})}
+        return SimpleNamespace(stage=SimpleNamespace(**(plain | settings)))
+
+    steps = []
+    for _ in range(2):
+        network = loss_steps.Network()
+        objective = Classification(network, LOSSES.get("eqlv2")(class_counts=loss_steps.COUNTS))
+        steps.append(TrainStep(objective, sgd(network.trainable_params(), [0.1])))
+    before, after = steps
+    before.objective.loss.update(Tensor(np.zeros((4, 4), np.float32)), Tensor(np.arange(4, dtype=np.int32)))
+    hand_over(before, after, stage(), stage(**change))
+    for name in ("positive", "negative", "ratio"):
+        same = np.array_equal(*(getattr(step.objective.loss, name).asnumpy() for step in steps))
+        assert same == kept
