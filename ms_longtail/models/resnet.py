@@ -1,0 +1,121 @@
+"""The residual networks for photographs: ResNet (He et al., CVPR 2016) and ResNeXt (Xie et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mindspore import nn
+
+from ..registry import MODELS
+from .classifier import Classifier
+from .layers import conv, initialise, norm
+
+
+class BasicBlock(nn.Cell):
+    """Two 3x3 convolutions; the shortcut is a 1x1 convolution where the shape changes ("option B")."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, base_width: int = 64):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, width, 3, stride), norm(width)
+        self.conv2, self.bn2 = conv(width, width, 3), norm(width)
+        self.relu = nn.ReLU()
+        self.shortcut = shortcut(inputs, width, stride)
+
+    def construct(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.shortcut(x))
+
+
+class Bottleneck(nn.Cell):
+    """1x1, 3x3 (grouped in ResNeXt, and the one with the stride), 1x1 to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, base_width: int = 64):
+        super().__init__()
+        outputs = self.expansion * width
+        inner = width * base_width // 64 * groups
+        self.conv1, self.bn1 = conv(inputs, inner, 1), norm(inner)
+        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups=groups), norm(inner)
+        self.conv3, self.bn3 = conv(inner, outputs, 1), norm(outputs)
+        self.relu = nn.ReLU()
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def construct(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + self.shortcut(x))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Cell:
+    """Nothing where the shape stays, else a 1x1 convolution with normalisation."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.SequentialCell([conv(inputs, outputs, 1, stride), norm(outputs)])
+
+
+class ResNet(nn.Cell):
+    """A 7x7 convolution and a 3x3 maximum, both with stride 2, then four layers of blocks with 64, 128, 256, 512 channels.
+
+    Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck).
+    """
+
+    def __init__(self, block: type[nn.Cell], blocks: tuple[int, int, int, int], groups: int = 1, base_width: int = 64):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, 64, 7, 2), norm(64)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
+        layers, inputs = [], 64
+        for number, count in enumerate(blocks):
+            width = 64 * 2**number
+            cells = []
+            for place in range(count):
+                stride = 2 if number and place == 0 else 1
+                cells.append(block(inputs, width, stride, groups, base_width))
+                inputs = block.expansion * width
+            layers.append(nn.SequentialCell(cells))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.out_channels = inputs
+
+    def construct(self, x):
+        x = self.pool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, H/4, W/4)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+# name -> (block, blocks of the four layers, groups, width of a group's channels in the first layer)
+NETWORKS = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1), 1, 64),
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 1, 64),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 1, 64),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 1, 64),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 1, 64),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), 1, 64),
+    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x4d": (Bottleneck, (3, 4, 23, 3), 32, 4),
+}
+
+
+def _register(name: str) -> None:
+    def build(
+        *,
+        num_classes: int,
+        seed: int = 0,
+        head: Literal["linear", "cosine"] = "linear",
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    ) -> Classifier:
+        network = Classifier(ResNet(*NETWORKS[name]), num_classes, head=head, mean=mean, std=std)
+        initialise(network, seed)
+        return network
+
+    build.__name__ = name
+    build.__doc__ = f"{name} with Kaiming-normal weights drawn from `seed`."
+    MODELS.register(name)(build)
+
+
+for _name in NETWORKS:
+    _register(_name)
