@@ -169,11 +169,8 @@ class Loss(nn.Cell):
         A step of several parts (micro-batches, halves of mixing) is `observe` for each, then one `absorb` of the sum.
         """
         observed = self.observe(logits, labels, share)
-        share = 1.0 if share is None else share
-        weight = ops.ones((logits.shape[0],), ms.float32)
-        if self.class_weights is not None and self.denominator == "weights":
-            weight = of_class(self.class_weights, labels if labels.ndim == 2 else labels.astype(ms.int32))
-        denominator = (weight * share).sum()
+        labels = labels.astype(ms.float32) if labels.ndim == 2 else labels.astype(ms.int32)
+        denominator = image_weights(self.class_weights if self.denominator == "weights" else None, labels, share).sum()
         if self.ranks > 1:
             observed, denominator = ops.AllReduce()(observed), ops.AllReduce()(denominator)
         return self.absorb(observed, denominator)
@@ -225,6 +222,13 @@ def of_class(values, labels):
     if labels.ndim == 2:
         return ops.matmul(labels, values)
     return ops.gather(values, labels, 0)
+
+
+def image_weights(class_weights, labels, share):
+    """What every image of a batch counts, (B,): its share (None for 1) times the class weight of its label (None for 1)."""
+    weight = ops.ones((labels.shape[0],), ms.float32)
+    weight = weight if share is None else weight * share
+    return weight if class_weights is None else weight * of_class(class_weights, labels)
 
 
 def one_hot(labels, num_classes: int, value: float = 1.0):

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, ops
 
 from ..bounds import checked
 from ..registry import LOSSES
-from .base import Denominator, Loss, expected, of_class, others
+from .base import Denominator, Loss, expected, image_weights, others
 from .eql import weighted_binary_cross_entropy
 
 
@@ -107,10 +107,7 @@ class EQLv2(Loss):
 
     def observe(self, logits, labels, share=None):
         labels = labels.astype(ms.float32) if labels.ndim == 2 else labels.astype(ms.int32)
-        weight = ops.ones((logits.shape[0],), ms.float32)
-        weight = weight if share is None else weight * share
-        if self.class_weights is not None:
-            weight = weight * of_class(self.class_weights, labels)
+        weight = image_weights(self.class_weights, labels, share)
         positive, negative = balance(self.ratio, self.gamma, self.mu, self.alpha)
         logits = ops.stop_gradient(logits.astype(ms.float32))
         return gradient_sums(logits, labels, weight, positive, negative)

@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, ops
 from ..bounds import checked
 from ..registry import LOSSES
 from .balanced_softmax import shifted_cross_entropy
-from .base import Denominator, Loss, of_class
+from .base import Denominator, Loss, image_weights
 
 
 def gradient_shift(gradient, tau: float, eps: float):
@@ -78,12 +78,10 @@ class SoftmaxEQL(Loss):
 
     def observe(self, logits, labels, share=None):
         labels = labels.astype(ms.int32)
-        loss, weight = shifted_cross_entropy(
+        loss, _ = shifted_cross_entropy(
             ops.stop_gradient(logits.astype(ms.float32)), labels, gradient_shift(self.gradient, self.tau, self.eps)
         )
-        weight = weight if share is None else weight * share
-        if self.class_weights is not None:
-            weight = weight * of_class(self.class_weights, labels)
+        weight = image_weights(self.class_weights, labels, share)
         # |dL/dz_y| = 1 - p_y for every image, before the division by the denominator
         return ops.unsorted_segment_sum(-weight * ops.expm1(-loss), labels, logits.shape[1])
 
