@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from .registry import nearest
 
@@ -22,6 +22,10 @@ _HOLDS = {
     Gt: (lambda value, bound: value > bound.gt, lambda bound: f"above {bound.gt}"),
     Le: (lambda value, bound: value <= bound.le, lambda bound: f"at most {bound.le}"),
     Lt: (lambda value, bound: value < bound.lt, lambda bound: f"below {bound.lt}"),
+    MinLen: (
+        lambda value, bound: len(value) >= bound.min_length,
+        lambda bound: f"a list of at least {bound.min_length}",
+    ),
 }
 
 

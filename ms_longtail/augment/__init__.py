@@ -4,11 +4,18 @@
 of op.random(draws), which is asked once for a batch, and `out` (or None) an array that the result may be written into.
 An operation may write into the batch that it is given, which is the pipeline's own copy.
 
+`level = "whole"`: called as op(images, labels, index, draws) before all others, on a batch of one size or, where sizes differ, on
+one image at a time; `index` is the image's number in the training set.
+
 `level = "batch"`: called as op(images, draws) on a whole batch of one size, three to four times faster than image by image.
 Random choices come from (seed, draw number) alone.
 """
 
-from .crop import CentreCrop, Crop, RandomResizedCrop, resize
+from .cam import Cam
+from .crop import CentreCrop, Crop, RandomResizedCrop, Whole, resize
 from .flip import Flip
+from .image_trans import ImageTrans
 
-__all__ = ["CentreCrop", "Crop", "Flip", "RandomResizedCrop", "resize"]
+LEVELS = ("whole", "image", "batch")  # the order in which operations are applied
+
+__all__ = ["LEVELS", "Cam", "CentreCrop", "Crop", "Flip", "ImageTrans", "RandomResizedCrop", "Whole", "resize"]

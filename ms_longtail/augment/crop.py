@@ -130,6 +130,27 @@ class CentreCrop:
         return image[top : top + self.size, left : left + self.size]
 
 
+class Whole:
+    """Resize the whole image to a square, whatever its shape: nothing is cut off.
+
+    Args:
+        size: side of the result.
+    """
+
+    level = "image"
+
+    def __init__(self, *, size: int):
+        self.size = size
+
+    def random(self, draws: np.ndarray) -> np.ndarray:
+        return np.empty((len(draws), 0))
+
+    def __call__(
+        self, image: np.ndarray, numbers: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return resize(image, self.size, self.size, out)
+
+
 def resize(image: np.ndarray, height: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
     """Bilinear, or the area average when shrinking to less than half (bilinear skips pixels there and shows moire).
 
