@@ -56,14 +56,14 @@ def epoch_against_steps(config: str, blocks: int, steps: int) -> list[tuple[floa
 
     from ms_longtail import recipe, runtime
     from ms_longtail.console import Console
-    from ms_longtail.run import build, plan
+    from ms_longtail.run import dataset, plan
     from ms_longtail.run.folder import RunFolder
     from ms_longtail.run.train import Run
     from ms_longtail.training import callbacks
 
     loaded = recipe.load(config)
     machine = runtime.start("cpu")
-    data = build.load_data(loaded)
+    data = dataset.load_data(loaded)
     stages = plan.make_plan(loaded, data)
     rng = np.random.default_rng(0)
     size = loaded.data.size

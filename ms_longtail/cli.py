@@ -108,20 +108,20 @@ def train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
     from .console import Console
-    from .run import build, folder, plan
+    from .run import check, dataset, folder, plan
     from .run.finish import finish
     from .run.train import Interrupted, Run
 
     console = Console(quiet=options.quiet)
     recipe = load_recipe(options, console)
-    data = build.load_data(recipe)
-    build.check(recipe, data)
+    data = dataset.load_data(recipe)
+    machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
+    runtime.set_seed(recipe.seed)
+    check.check(recipe, data)
     if options.dry_run:
         console.say(recipes.to_yaml(recipe))
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))
         return 0
-    machine = runtime.start(options.device, debug=options.debug)
-    runtime.set_seed(recipe.seed)
     stages = plan.make_plan(recipe, data, machine.ranks)
     if not machine.main:
         console = Console(quiet=True)

@@ -124,6 +124,25 @@ def broadcast_parameters(cell) -> None:
         ops.assign(parameter, broadcast((parameter.value(),))[0])  # set_data would not reach compiled graphs
 
 
+def broadcast_array(array):
+    """Rank 0's array of bytes on every worker; None where it has none.
+
+    Args:
+        array: uint8 of three axes, or None; what other ranks give is not looked at.
+    """
+    import mindspore as ms
+    import numpy as np
+    from mindspore import ops
+
+    def send(values):
+        return ops.Broadcast(0)((ms.Tensor(values, ms.float32),))[0].asnumpy()  # the one type every collective sends
+
+    shape = send(np.zeros(3) if array is None else np.array(array.shape)).astype(int)
+    if not shape.all():
+        return None
+    return send(np.zeros(shape) if array is None else np.asarray(array)).astype(np.uint8)
+
+
 def set_seed(seed: int) -> None:
     """Seed MindSpore's global generators. Nothing of ours draws from them; it is for users' own components."""
     import mindspore as ms

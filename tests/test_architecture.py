@@ -26,8 +26,9 @@ ALLOWED = {
     "data": LEAVES | {"samplers", "augment"},
     "objectives": LEAVES | {"models", "losses"},
     "training": LEAVES | {"objectives", "models", "data"},
+    "mixing": LEAVES,
     "evaluation": LEAVES,
-    "recipe": LEAVES | {"augment", "data", "losses", "models", "objectives", "samplers", "training"},
+    "recipe": LEAVES | {"augment", "data", "losses", "mixing", "models", "objectives", "samplers", "training"},
     "run": EVERYTHING - {"cli", "__main__"} | {"cli"},
 }
 FREE = {"cli", "doctor", "__init__", "__main__"}

@@ -7,7 +7,7 @@ from conftest import assert_close
 from ms_longtail.errors import RecipeError
 from ms_longtail.recipe import from_map
 from ms_longtail.registry import SCHEDULES
-from ms_longtail.run.build import load_data
+from ms_longtail.run.dataset import load_data
 from ms_longtail.run.plan import describe, make_plan
 from ms_longtail.training.schedules import constant, cosine, multistep, step
 

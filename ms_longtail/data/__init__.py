@@ -3,6 +3,7 @@
 from . import cifar, digits, image_folder, image_list, inaturalist  # noqa: F401  (fills the registry)
 from .carve import carve, group_by_name
 from .image_set import ImageSet, Splits
+from .partners import Partners
 from .pipeline import evaluation_pipeline, training_pipeline
 from .source import DrawSource
 from .subset import checksum, choose, imbalance_factor, profile_counts
@@ -10,6 +11,7 @@ from .subset import checksum, choose, imbalance_factor, profile_counts
 __all__ = [
     "DrawSource",
     "ImageSet",
+    "Partners",
     "Splits",
     "carve",
     "checksum",

@@ -11,6 +11,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from ..samplers import SlotSampler
+from .partners import Partners
 from .source import DrawSource
 
 COLUMNS = ["image", "label", "index", "draw"]
@@ -21,6 +22,8 @@ def training_pipeline(
     *,
     batch: int,
     batch_ops: Sequence = (),
+    partners: Partners | None = None,
+    second_ops: Sequence = (),
     skip: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -33,6 +36,8 @@ def training_pipeline(
         source: random access by draw number.
         batch: images an optimizer step takes over all ranks and micro-batches; the epoch's last one may be smaller.
         batch_ops: augmentations of level "batch", called as op(images, draws).
+        partners: adds the columns of a mixture, see `data/partners.py`.
+        second_ops: augmentations of level "batch" for the images of the partners' own source.
         skip: slots of the first epoch that are done already; such a pipeline serves that one epoch.
         rank, ranks: this worker's place.
         accumulate: micro-batches per step.
@@ -40,7 +45,8 @@ def training_pipeline(
 
     Returns:
         data set with columns image (b, 3, H, W) uint8, label (b,) int32, index (b,) int32, draw (b,) int64 and
-        apply (1,) int32, which is 1 on the last micro-batch of every step; b = batch / ranks / accumulate.
+        apply (1,) int32, which is 1 on the last micro-batch of every step; b = batch / ranks / accumulate. Mixing adds
+        labels, shares, blend, partner and second.
     """
     sampler = SlotSampler(source.slots, skip=skip, rank=rank, ranks=ranks)
 
@@ -49,10 +55,23 @@ def training_pipeline(
         images, labels, indices = reader(draws)
         position = int(slots[-1]) % source.slots + ranks  # of this rank's next slot
         last = position >= source.slots or position // batch != (position - ranks) // batch
-        return images, labels, indices, draws, np.array([last], np.int32)
+        columns = {
+            "image": images,
+            "label": labels,
+            "index": indices,
+            "draw": draws,
+            "apply": np.array([last], np.int32),
+        }
+        if partners is not None:
+            columns |= partners(slots, draws, images, labels, reader, second)
+        return tuple(columns[name] for name in names)
 
     reader = Reader(source, batch_ops, workers)
-    return _batches(source, sampler, batch // ranks // accumulate, finish, [*COLUMNS, "apply"], reader.workers)
+    second, names = None, [*COLUMNS, "apply"]
+    if partners is not None:
+        names += partners.columns
+        second = None if partners.second is None else Reader(partners.second, second_ops, workers)
+    return _batches(source, sampler, batch // ranks // accumulate, finish, names, reader.workers)
 
 
 def evaluation_pipeline(

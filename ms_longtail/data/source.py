@@ -35,6 +35,7 @@ class DrawSource:
         multiple: an epoch has this many slots or a multiple of it; slots beyond `length` repeat its first draws.
         first_draw, first_epoch: draw `first_draw` is position 0 of epoch `first_epoch`.
         seed: of the replacement draws.
+        whole_ops: augmentations of level "whole", before all others.
         image_ops: augmentations of level "image"; they must leave all images one size.
         on_error: "raise", or "skip" (another image of the same class takes the place, hashed from the draw number).
         max_error_share: share of distinct unreadable images above which "skip" gives up.
@@ -50,6 +51,7 @@ class DrawSource:
         first_draw: int = 0,
         first_epoch: int = 0,
         seed: int = 0,
+        whole_ops: Sequence = (),
         image_ops: Sequence = (),
         on_error: str = "raise",
         max_error_share: float = 0.01,
@@ -57,7 +59,7 @@ class DrawSource:
         self.images, self.order, self.length = images, order, length
         self.slots = padded_length(length, multiple)
         self.first_draw, self.first_epoch = first_draw, first_epoch
-        self.seed, self.image_ops = seed, tuple(image_ops)
+        self.seed, self.whole_ops, self.image_ops = seed, tuple(whole_ops), tuple(image_ops)
         self.on_error, self.max_error_share = on_error, max_error_share
         self.faults = Faults()
         self._lock = threading.Lock()
@@ -109,11 +111,17 @@ class DrawSource:
             raise self.faults.fatal
         index = self.index(draws)
         if self.images.images is not None and not self.image_ops:
-            return self.images.images[index], self.images.labels[index], index
+            images, labels = self.images.images[index], self.images.labels[index]
+            for op in self.whole_ops:
+                images = op(images, labels, index, draws)
+            return images, labels, index
         numbers = [op.random(draws) for op in self.image_ops]  # for all images at once: NumPy is slow on single ones
         batch = self._space(len(draws))
         for place, draw in enumerate(draws.tolist()):
             image, index[place] = self._read(int(index[place]), draw)
+            for op in self.whole_ops:
+                one = slice(place, place + 1)
+                image = op(image[None], self.images.labels[index[one]], index[one], draws[one])[0]
             target = None if batch is None else batch[place]
             for op, rows in zip(self.image_ops, numbers, strict=True):
                 image = op(image, rows[place], target if op is self.image_ops[-1] else None)

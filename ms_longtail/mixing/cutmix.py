@@ -49,7 +49,7 @@ class CutMix(Mixing):
         centre = hashing.uniform(self.seed, draws, "cutmix", 2) * (height, width)  # (B, 2)
         corner = centre.astype(int) - (tall // 2, wide // 2)
         top, left = np.maximum(corner, 0).T
-        bottom, right = np.minimum(corner + (tall, wide), (height, width)).T
+        bottom, right = np.minimum(corner + np.array([tall, wide]), (height, width)).T
         mixed = images.copy()
         for i, (a, b, c, d) in enumerate(zip(top, bottom, left, right, strict=True)):
             mixed[i, :, a:b, c:d] = others[0][i, :, a:b, c:d]

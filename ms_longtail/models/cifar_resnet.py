@@ -8,7 +8,7 @@ from mindspore import nn, ops
 
 from ..registry import MODELS
 from .classifier import Classifier
-from .layers import conv, initialise, norm
+from .layers import blended, conv, initialise, norm
 
 
 class BasicBlock(nn.Cell):
@@ -42,6 +42,7 @@ class CifarResNet(nn.Cell):
     """
 
     out_channels = 64
+    points = ("layer1", "layer2", "layer3")
 
     def __init__(self, depth: int):
         super().__init__()
@@ -60,9 +61,14 @@ class CifarResNet(nn.Cell):
         first = BasicBlock(inputs, outputs, stride)
         return nn.SequentialCell([first] + [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
 
-    def construct(self, x):
+    def construct(self, x, point=None, partner=None, blend=None):
         x = self.relu(self.bn1(self.conv1(x)))  # (B, 16, 32, 32)
-        return self.layer3(self.layer2(self.layer1(x)))  # (B, 64, 8, 8)
+        x = self.layer1(x)
+        x = blended(x, partner, blend) if point == "layer1" else x
+        x = self.layer2(x)
+        x = blended(x, partner, blend) if point == "layer2" else x
+        x = self.layer3(x)  # (B, 64, 8, 8)
+        return blended(x, partner, blend) if point == "layer3" else x
 
 
 def _register(depth: int) -> None:

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from .heads import HEADS
+from .layers import blended
 
 
 class Classifier(nn.Cell):
@@ -18,7 +19,8 @@ class Classifier(nn.Cell):
     loads a checkpoint later cannot forget it.
 
     Args:
-        backbone: Cell with `out_channels` (D), mapping (B, 3, H, W) to a feature map (B, D, h, w).
+        backbone: Cell with `out_channels` (D), mapping (B, 3, H, W) to a feature map (B, D, h, w). One that names `points`
+            also takes (x, point, partner, blend) and blends the output of the layer named (see `layers.blended`).
         num_classes: C.
         head: "linear" or "cosine".
         mean, std: per channel, for pixel values scaled to 0..1.
@@ -43,14 +45,33 @@ class Classifier(nn.Cell):
         self.mean = Tensor(255.0 * np.asarray(mean, np.float32).reshape(1, 3, 1, 1))
         self.inverse_std = Tensor(1.0 / (255.0 * np.asarray(std, np.float32).reshape(1, 3, 1, 1)))
 
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the layers at whose output mixing can happen."""
+        return (*getattr(self.backbone, "points", ()), "pool", "fc")
+
     def feature_map(self, images):
         """The backbone's last feature map, (B, D, h, w)."""
-        pixels = (images.astype(mstype.float32) - self.mean) * self.inverse_std
-        return self.backbone(pixels)
+        return self.backbone(self.normalised(images))
 
     def features(self, images):
         """The pooled features that the head reads, (B, D)."""
         return self.feature_map(images).mean(axis=(2, 3))
+
+    def normalised(self, images):
+        return (images.astype(mstype.float32) - self.mean) * self.inverse_std
+
+    def mixed(self, images, point, partner, blend):
+        """(features, logits) where the output of the layer `point` is blended with that of other images, see `blended`."""
+        if point in ("pool", "fc"):
+            features = self.backbone(self.normalised(images)).mean(axis=(2, 3))
+        else:
+            features = self.backbone(self.normalised(images), point, partner, blend).mean(axis=(2, 3))
+        if point == "fc":
+            return blended(features, partner, blend), blended(self.head(features), partner, blend)
+        if point == "pool":
+            features = blended(features, partner, blend)
+        return features, self.head(features)
 
     def construct(self, images):
         return self.head(self.features(images))  # (B, C)

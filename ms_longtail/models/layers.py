@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from mindspore import nn
+from mindspore import nn, ops
 
 from ..parameters import assign
 
@@ -13,6 +13,23 @@ from ..parameters import assign
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Cell:
     """Convolution without bias, padded so that stride 1 keeps the size. Every backbone takes its convolutions here."""
     return nn.Conv2d(inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False)
+
+
+def blended(x, partner, blend):
+    """b_i x_i + (1 - b_i) x_j with j = partner_i: where mixing happens inside a network.
+
+    Args:
+        x: (N, ...), the output of a layer; N is at least B, what comes after the first B rows are partners alone.
+        partner: rows of x, (B,) int32.
+        blend: b, (B,) float32.
+
+    Returns:
+        (B, ...).
+    """
+    count = blend.shape[0]
+    share = blend.reshape((count,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+    own = x if x.shape[0] == count else x[:count]
+    return share * own + (1 - share) * ops.gather(x, partner, 0)
 
 
 def norm(channels: int) -> nn.Cell:

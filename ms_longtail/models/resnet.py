@@ -8,7 +8,7 @@ from mindspore import nn
 
 from ..registry import MODELS
 from .classifier import Classifier
-from .layers import conv, initialise, norm
+from .layers import blended, conv, initialise, norm
 
 
 class BasicBlock(nn.Cell):
@@ -64,6 +64,8 @@ class ResNet(nn.Cell):
     Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck).
     """
 
+    points = ("layer1", "layer2", "layer3", "layer4")
+
     def __init__(self, block: type[nn.Cell], blocks: tuple[int, int, int, int], groups: int = 1, base_width: int = 64):
         super().__init__()
         self.conv1, self.bn1 = conv(3, 64, 7, 2), norm(64)
@@ -81,9 +83,16 @@ class ResNet(nn.Cell):
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.out_channels = inputs
 
-    def construct(self, x):
+    def construct(self, x, point=None, partner=None, blend=None):
         x = self.pool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, H/4, W/4)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer1(x)
+        x = blended(x, partner, blend) if point == "layer1" else x
+        x = self.layer2(x)
+        x = blended(x, partner, blend) if point == "layer2" else x
+        x = self.layer3(x)
+        x = blended(x, partner, blend) if point == "layer3" else x
+        x = self.layer4(x)
+        return blended(x, partner, blend) if point == "layer4" else x
 
 
 # name -> (block, blocks of the four layers, groups, width of a group's channels in the first layer)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .. import augment, data, losses, models, objectives, samplers  # noqa: F401  (fill the registries)
+from .. import augment, data, losses, mixing, models, objectives, samplers  # noqa: F401  (fill the registries)
 from ..errors import RecipeError
 from ..training import optimizers, schedules  # noqa: F401
 from .merge import STAGE_KEYS, assign, override, parse, read

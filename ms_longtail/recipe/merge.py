@@ -10,9 +10,19 @@ import yaml
 
 from ..errors import RecipeError
 
-COMPONENTS = ("model", "sampler", "loss", "class_weights", "optimizer", "schedule")
+COMPONENTS = ("model", "sampler", "second_sampler", "mixing", "loss", "class_weights", "optimizer", "schedule")
 NAMED = (*COMPONENTS, "data")  # maps that a bare name stands for
-STAGE_KEYS = ("sampler", "augment", "loss", "class_weights", "optimizer", "schedule", "epochs")
+STAGE_KEYS = (
+    "sampler",
+    "second_sampler",
+    "augment",
+    "mixing",
+    "loss",
+    "class_weights",
+    "optimizer",
+    "schedule",
+    "epochs",
+)
 OWN_KEYS = ("name", "start", "teacher")  # what a stage never inherits
 
 

@@ -84,6 +84,8 @@ class Stage:
     class_weights: Component
     optimizer: Component
     schedule: Component
+    mixing: Component = Component("none")
+    second_sampler: Component | None = None
     start: str = "last"
     teacher: str | None = None
 
@@ -131,5 +133,5 @@ class StageSettings:
 
     name: Annotated[str, Field(pattern=NAME)]
     epochs: Annotated[int, Ge(1), Le(100_000)]
-    start: Literal["last", "fresh"] = "last"
+    start: str = "last"
     teacher: str | None = None

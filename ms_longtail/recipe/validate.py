@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..augment import LEVELS
 from ..registry import AUGMENT, LOSSES
 from .merge import COMPONENTS, OWN_KEYS, STAGE_KEYS, inherit_stages, merge, named
 from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
@@ -17,12 +18,15 @@ RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
 TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
 STAGE_DEFAULTS = {
     "sampler": "instance",
+    "second_sampler": "none",
     "augment": [],
+    "mixing": "none",
     "loss": "ce",
     "class_weights": "none",
     "optimizer": "sgd",
     "schedule": "constant",
 }
+STARTS = ("last", "best", "fresh")
 MISSING = object()
 Fault = tuple[tuple[str, ...], str]
 
@@ -47,7 +51,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     stages, found = _stages(content)
     faults += found
-    faults += _across(run, data, stages) + _losses(model, stages)
+    faults += _across(run, data, stages) + _losses(model, stages) + _starts(stages)
     if faults:
         return None, faults
 
@@ -123,6 +127,9 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
     faults += found
     parts: dict[str, Any] = {}
     for key in COMPONENTS[1:]:
+        if key == "second_sampler" and named(given[key]) in (None, {"name": "none"}):
+            parts[key] = None
+            continue
         parts[key], found = component(key, given[key], f"{path}.{key}")
         faults += found
     augment = given["augment"]
@@ -136,13 +143,12 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         parts["augment"].append(op)
     if faults:
         return None, faults
-    levels = [AUGMENT.get(op.name).level for op in parts["augment"]]
-    if levels != sorted(levels, key=("image", "batch").index):
-        late = parts["augment"][len(levels) - 1 - levels[::-1].index("image")].name
-        message = (
-            f"{[op.name for op in parts['augment']]}: {late} works on single images of any size and must come first"
-        )
-        return None, [((*where, "augment"), message)]
+    levels = [LEVELS.index(AUGMENT.get(op.name).level) for op in parts["augment"]]
+    late = next((n for n in range(1, len(levels)) if levels[n] < max(levels[:n])), None)
+    if late is not None:
+        kind = ("the whole image, as it was read,", "single images of any size")[levels[late]]
+        names = [op.name for op in parts["augment"]]
+        return None, [((*where, "augment"), f"{names}: {names[late]} works on {kind} and must come first")]
     return Stage(
         own.name,
         own.epochs,
@@ -227,9 +233,32 @@ def _losses(model: Component | None, stages: list[Stage]) -> list[Fault]:
         elif stage.teacher is not None and stage.teacher not in earlier:
             message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
             faults.append(((*path, "teacher"), f"{message}; there are: {', '.join(earlier) or 'none'}"))
-        if stage.start == "fresh" and number and stage.schedule.settings.get("span") == "run":
-            message = "'fresh': new weights cannot go on with the optimizer's state; use schedule.span: stage"
+    return faults
+
+
+def _starts(stages: list[Stage]) -> list[Fault]:
+    """Faults in the weights that stages start with, and in what the images are mixed with."""
+    faults: list[Fault] = []
+    for number, stage in enumerate(stages):
+        path, start = ("stages", str(number)), stage.start
+        if start not in STARTS and not start.endswith(".ckpt"):
+            message = f"{shorten(start)}: must be one of {', '.join(STARTS)}, or the path of a checkpoint, FILE.ckpt"
+            faults.append(((*path, "start"), f"{message}{nearest(start, list(STARTS))}"))
+        elif start == "best" and not number:
+            faults.append(((*path, "start"), "'best': there is no stage before this one"))
+        elif start != "last" and number and stage.schedule.settings.get("span") == "run":
+            message = (
+                f"{shorten(start)}: other weights cannot go on with the optimizer's state; use schedule.span: stage"
+            )
             faults.append(((*path, "start"), message))
+        maps = [op.name for op in stage.augment if getattr(AUGMENT.get(op.name), "needs_maps", False)]
+        if maps and (start == "fresh" or (start == "last" and not number)):
+            message = f"{[op.name for op in stage.augment]}: {maps[0]} needs a trained network to find the object in an image; "
+            message += "put a stage that trains it before, or name a checkpoint: start: FILE.ckpt"
+            faults.append(((*path, "augment"), message))
+        if stage.second_sampler is not None and stage.mixing.name == "none":
+            message = f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or leave it out"
+            faults.append(((*path, "second_sampler"), message))
     return faults
 
 
@@ -248,5 +277,7 @@ def _flat(part: Component) -> dict[str, Any]:
 def _plain_stage(stage: Stage) -> dict[str, Any]:
     plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "start": stage.start}
     plain |= {"teacher": stage.teacher, "sampler": _flat(stage.sampler)}
+    plain["second_sampler"] = "none" if stage.second_sampler is None else _flat(stage.second_sampler)
     plain["augment"] = [_flat(op) for op in stage.augment]
-    return plain | {key: _flat(getattr(stage, key)) for key in ("loss", "class_weights", "optimizer", "schedule")}
+    later = ("mixing", "loss", "class_weights", "optimizer", "schedule")
+    return plain | {key: _flat(getattr(stage, key)) for key in later}

@@ -14,13 +14,14 @@ from ..recipe import Recipe
 from ..training.checkpoints import load_into, read
 from ..training.predict import Collect, Predict
 from . import build
+from .dataset import Data, load_data
 from .folder import RunFolder
-from .train import model_outputs
+from .predict import model_outputs
 
 
 def evaluate_run(
     folder: RunFolder, recipe: Recipe, machine: runtime.Runtime, *, checkpoint: str = "last", part: str = "test"
-) -> tuple[dict[str, Any], build.Data]:
+) -> tuple[dict[str, Any], Data]:
     """(scores, data) of one checkpoint on one part of the data. Needs nothing of the run but recipe and checkpoint."""
     path = folder.checkpoints / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
     if not path.is_file():
@@ -30,7 +31,7 @@ def evaluate_run(
         parameters, _ = read(path)
     except ValueError as error:
         raise UserError(str(error)) from error
-    data = build.load_data(recipe)
+    data = load_data(recipe)
     folder.require_same_split(data.description)
     images = data.splits.parts().get(part)
     if images is None:

@@ -3,107 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import os
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from mindspore import nn
 
-from ..augment import CentreCrop
-from ..data import (
-    DrawSource,
-    ImageSet,
-    Splits,
-    carve,
-    checksum,
-    choose,
-    group_by_name,
-    imbalance_factor,
-    profile_counts,
-)
-from ..errors import DataError, RecipeError
+from .. import hashing
+from ..augment import LEVELS, CentreCrop
+from ..data import ImageSet
 from ..losses import Loss
-from ..objectives import Classification
-from ..recipe import Recipe, Stage
-from ..registry import AUGMENT, CLASS_WEIGHTS, DATASETS, LOSSES, MODELS, OPTIMIZERS, SAMPLERS
+from ..mixing import Mixing
+from ..objectives import Classification, Mixture
+from ..recipe import Component, Recipe, Stage
+from ..registry import AUGMENT, CLASS_WEIGHTS, LOSSES, MIXING, MODELS, OPTIMIZERS, SAMPLERS
 from ..samplers import EpochOrder
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run and what `split.json` says of them."""
-
-    splits: Splits
-    description: dict[str, Any]
-
-    @property
-    def class_counts(self) -> np.ndarray:
-        """Training images per class, after the subset and after the validation part was carved out."""
-        return self.splits.train.class_counts
-
-
-def data_root(recipe: Recipe) -> str:
-    return recipe.data.root or os.environ.get("MSLT_DATA") or "data"
-
-
-def load_data(recipe: Recipe) -> Data:
-    """Load, take the long-tailed subset, carve the validation part. Writes nothing (but a download where needed)."""
-    load = DATASETS.get(recipe.data.name)
-    settings = dict(recipe.data_settings)
-    if "root" in inspect.signature(load).parameters:
-        settings["root"] = data_root(recipe)
-    splits: Splits = load(**settings)
-    kept = _subset(splits.train, recipe)
-    train, validation = splits.train.subset(kept), splits.validation
-    description: dict[str, Any] = {"data": recipe.data.name, "classes": list(train.class_names)}
-    wanted = recipe.data.validation
-    if wanted.share > 0:
-        if validation is not None:
-            raise RecipeError(
-                [f"data.validation.share = {wanted.share}: {recipe.data.name} ships a validation part; use 0"]
-            )
-        groups = None
-        if wanted.group is not None:
-            if train.files is None:
-                raise RecipeError([f"data.validation.group = {wanted.group!r}: {recipe.data.name} has no file names"])
-            names = [os.path.relpath(file, data_root(recipe)) for file in train.files]
-            groups = group_by_name(names, train.labels, wanted.group)
-        left, held = carve(train.labels, wanted.share, seed=wanted.seed, groups=groups)
-        if not len(held):
-            raise RecipeError([f"data.validation.share = {wanted.share}: no class is large enough to give an image"])
-        train, validation = train.subset(left), train.subset(held)
-        description["validation_sha256"] = checksum(kept[held])
-        kept = kept[left]
-    splits = Splits(train, splits.test, validation)
-    empty = np.flatnonzero(train.class_counts == 0)
-    if len(empty):
-        raise DataError(f"class {train.class_names[empty[0]]!r} (label {empty[0]}) has no training image left")
-    description |= {
-        "imbalance_factor": round(imbalance_factor(train.class_counts), 4),
-        "train_sha256": checksum(kept),
-        "counts": {name: part.class_counts.tolist() for name, part in splits.parts().items()},
-        "images": {name: len(part) for name, part in splits.parts().items()},
-    }
-    return Data(splits, description)
-
-
-def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
-    wanted = recipe.data.imbalance
-    if wanted.profile == "none":
-        return np.arange(len(train))
-    largest = int(train.class_counts.max())
-    n_max = wanted.n_max or largest
-    if n_max > largest:
-        raise RecipeError([f"data.imbalance.n_max = {n_max}: the largest class has {largest} images"])
-    counts = profile_counts(wanted.profile, train.num_classes, n_max, wanted.factor)
-    if counts.min() < 1:
-        raise RecipeError(
-            [f"data.imbalance.factor = {wanted.factor}: with n_max {n_max} the smallest class would have no image; "
-             f"the largest possible factor is {n_max}"]
-        )  # fmt: skip
-    return choose(train.labels, counts, wanted.seed)
+from .dataset import Data
 
 
 def build_model(recipe: Recipe, data: Data, seed: int | None = None) -> nn.Cell:
@@ -132,19 +46,56 @@ def build_loss(stage: Stage, counts: np.ndarray, seed: int) -> Loss:
     return component(class_counts=counts, **settings)
 
 
+def build_mixing(stage: Stage, counts: np.ndarray, seed: int) -> Mixing | None:
+    component = MIXING.get(stage.mixing.name)
+    supplied = {"seed": seed, "class_counts": counts}
+    accepted = inspect.signature(component).parameters
+    return component(**{k: v for k, v in supplied.items() if k in accepted}, **stage.mixing.settings)
+
+
 def build_objective(stage: Stage, model: nn.Cell, data: Data, seed: int, teacher: nn.Cell | None = None) -> nn.Cell:
-    return Classification(model, build_loss(stage, data.class_counts, seed), teacher)
+    loss = build_loss(stage, data.class_counts, seed)
+    mixing = build_mixing(stage, data.class_counts, seed)
+    if mixing is None:
+        return Classification(model, loss, teacher)
+    second = mixing.second or (mixing.layer is not None and stage.second_sampler is not None)
+    return Mixture(model, loss, teacher, parts=1 + mixing.partners, second=second, layer=mixing.layer)
 
 
 def build_order(
     stage: Stage, labels: np.ndarray, seed: int, *, first_epoch: int = 0, total_epochs: int | None = None
 ) -> EpochOrder:
     """Epoch (counted over the whole run) -> image indices."""
-    component = SAMPLERS.get(stage.sampler.name)
+    return _order(stage.sampler, stage, labels, seed, first_epoch, total_epochs)
+
+
+def build_second_order(
+    stage: Stage, labels: np.ndarray, seed: int, length: int, *, first_epoch: int = 0, total_epochs: int | None = None
+) -> EpochOrder | None:
+    """The same for the images that the stage's are mixed with; `length` of them an epoch, unless the recipe says as many."""
+    if stage.second_sampler is None:
+        return None
+    component = stage.second_sampler
+    wanted = component.settings.get("num_samples")
+    if wanted not in (None, length):
+        raise ValueError(f"num_samples = {wanted}: must be that of the first sampler, {length}, or left out")
+    component = Component(component.name, component.settings | {"num_samples": length})
+    return _order(component, stage, labels, second_seed(seed), first_epoch, total_epochs)
+
+
+def second_seed(seed: int) -> int:
+    """Of the second order and of what happens to its images: the same choices twice would be no mixture."""
+    return int(hashing.integers(seed, np.array([0]), "second", 1, 2**32)[0, 0])
+
+
+def _order(
+    sampler: Component, stage: Stage, labels, seed: int, first_epoch: int, total_epochs: int | None
+) -> EpochOrder:
+    component = SAMPLERS.get(sampler.name)
     place = {"first_epoch": first_epoch, "epochs": stage.epochs, "total_epochs": total_epochs}
     place = {key: value for key, value in place.items() if key in inspect.signature(component).parameters}
-    sampler = partial(component, labels, seed=seed, **place, **stage.sampler.settings)
-    return lambda epoch: sampler(epoch=epoch)
+    order = partial(component, labels, seed=seed, **place, **sampler.settings)
+    return lambda epoch: order(epoch=epoch)
 
 
 def build_optimizer(stage: Stage, parameters, learning_rate: np.ndarray) -> nn.Optimizer:
@@ -152,58 +103,27 @@ def build_optimizer(stage: Stage, parameters, learning_rate: np.ndarray) -> nn.O
     return OPTIMIZERS.get(stage.optimizer.name)(parameters, [float(lr) for lr in learning_rate], **settings)
 
 
-def build_augment(stage: Stage, recipe: Recipe, train: ImageSet) -> tuple[list, list]:
-    """(operations on single images, operations on batches)."""
-    ops = []
+def build_augment(
+    stage: Stage, recipe: Recipe, train: ImageSet, *, seed: int, maps: np.ndarray | None = None
+) -> dict[str, list]:
+    """Operations by level: on whole images, on single images of any size, on batches."""
+    ops: dict[str, list] = {level: [] for level in LEVELS}
+    supplied = {"seed": seed, "size": recipe.data.size, "maps": maps, "class_counts": train.class_counts}
     for part in stage.augment:
         component = AUGMENT.get(part.name)
-        supplied = {"seed": recipe.seed, "size": recipe.data.size}
         accepted = inspect.signature(component).parameters
-        ops.append(component(**{k: v for k, v in supplied.items() if k in accepted}, **part.settings))
-    single = [op for op in ops if op.level == "image"]
-    if not single and not _has_size(train, recipe.data.size):
-        single = [CentreCrop(size=recipe.data.size)]
-    return single, [op for op in ops if op.level == "batch"]
+        op = component(**{k: v for k, v in supplied.items() if k in accepted}, **part.settings)
+        ops[op.level].append(op)
+    if not ops["image"] and not has_size(train, recipe.data.size):
+        ops["image"] = [CentreCrop(size=recipe.data.size)]
+    return ops
 
 
-def _has_size(images: ImageSet, size: int) -> bool:
+def needs_maps(stage: Stage) -> bool:
+    """Whether an augmentation of the stage looks at class activation maps."""
+    return any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in stage.augment)
+
+
+def has_size(images: ImageSet, size: int) -> bool:
+    """Whether the images are in memory, and squares of this size."""
     return images.images is not None and images.images.shape[1:3] == (size, size)
-
-
-def evaluation_source(recipe: Recipe, images: ImageSet) -> DrawSource:
-    """Every image once, at test-time size, padded by repetition to whole batches."""
-    size = recipe.data.size
-    ops = []
-    if not _has_size(images, size):
-        # The usual test-time view: 256 pixels for crops of 224; small images are not cut at all.
-        resize = recipe.data.resize or (size if size <= 64 else round(size * 8 / 7))
-        ops = [CentreCrop(size=size, resize=resize)]
-    everything = np.arange(len(images))
-    return DrawSource(
-        images,
-        lambda _: everything,
-        len(images),
-        multiple=recipe.batch,
-        image_ops=ops,
-        # "skip" reads another image of the class instead; its second appearance is dropped, so the bad one is left out.
-        on_error=recipe.data.on_error,
-        max_error_share=recipe.data.max_error_share,
-    )
-
-
-def check(recipe: Recipe, data: Data) -> None:
-    """Build every component once and drop it, so that a setting it refuses is known before anything is written."""
-    faults = []
-    for number, stage in enumerate(recipe.stages):
-        trials = {
-            "loss": lambda stage=stage: build_loss(stage, data.class_counts, recipe.seed),
-            "augment": lambda stage=stage: build_augment(stage, recipe, data.splits.train),
-            "sampler": lambda stage=stage: build_order(stage, data.splits.train.labels, recipe.seed)(0),
-        }
-        for key, trial in trials.items():
-            try:
-                trial()
-            except ValueError as error:
-                faults.append(f"stages.{number}.{key} = {getattr(stage, key)}: {error}")
-    if faults:
-        raise RecipeError(faults)

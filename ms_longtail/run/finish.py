@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 
-from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..evaluation.metrics import confusion
 from ..evaluation.report import markdown
 from ..recipe import to_yaml
-from ..training.checkpoints import load_into, read
 from .folder import write_json, write_text
+from .handover import load_weights
 from .plan import StagePlan, describe
 from .train import Run
 
@@ -29,10 +27,10 @@ def finish(run: Run) -> dict:
     scores = {"last": evaluate(logits, labels, counts)}
     best = run.folder.checkpoints / "best.ckpt"
     if run.position.best is not None:
-        _load_model(run, best)
+        load_weights(run.model, best)
         scores["best"] = evaluate(*run.outputs(test), counts)
         scores["best"]["chosen_by_validation"] = run.position.best
-        _load_model(run, run.folder.checkpoints / "last.ckpt")
+        load_weights(run.model, run.folder.checkpoints / "last.ckpt")
     if not run.machine.main:
         return scores
     lines = run.folder.read_metrics()
@@ -60,14 +58,6 @@ def finish(run: Run) -> dict:
     # Last: a folder with result.json is a finished one.
     write_json(run.folder.result, scores | {"skipped_steps": lines[-1]["skipped_steps"] if lines else 0})
     return scores
-
-
-def _load_model(run: Run, path: Path) -> None:
-    try:
-        parameters, _ = read(path)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
-    load_into(run.model, parameters, path, only={p.name for p in run.model.get_parameters()})
 
 
 def _draw_figures(run: Run, scores: dict, logits: np.ndarray, labels: np.ndarray, lines: list[dict]) -> None:

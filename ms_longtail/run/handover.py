@@ -33,13 +33,30 @@ def load_teacher(
     if not main:
         return network
     trained = next(other for other in plan if other.stage.name == stage.stage.teacher)
-    path = checkpoints / f"{trained.label}.ckpt"
+    load_weights(network, checkpoints / f"{trained.label}.ckpt")
+    return network
+
+
+def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
+    """The checkpoint whose weights stage `number` starts with (where `start` is not "fresh")."""
+    start = plan[number].stage.start
+    if start.endswith(".ckpt"):
+        return Path(start)
+    before = plan[number - 1].label
+    return checkpoints / (f"{before}.ckpt" if start == "last" else f"{before}-best.ckpt")
+
+
+def load_weights(model: nn.Cell, path: Path) -> None:
+    """Set the model's weights to those of a checkpoint, which may hold more than them.
+
+    Raises:
+        TrainingError: the file is missing, damaged, or of another network.
+    """
     try:
         parameters, _ = read(path)
     except ValueError as error:
-        raise TrainingError(f"the teacher cannot be read: {error}") from error
-    load_into(network, parameters, path, only={p.name for p in network.get_parameters()})
-    return network
+        raise TrainingError(str(error)) from error
+    load_into(model, parameters, path, only={p.name for p in model.get_parameters()})
 
 
 def fresh_seed(seed: int, number: int) -> int:

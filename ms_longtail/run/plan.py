@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RecipeError
-from ..recipe import Recipe, Stage
+from ..recipe import Component, Recipe, Stage
 from ..registry import SCHEDULES
 from ..samplers import EpochOrder
-from .build import Data, build_order
+from .build import build_order, build_second_order
+from .dataset import Data
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class StagePlan:
     Attributes:
         number: from 0.
         order: epoch of the run -> image indices.
+        second_order: the same for the images that these are mixed with, or None.
         epoch_draws: images drawn an epoch.
         steps_per_epoch: optimizer steps; the last one of an epoch may be smaller.
         first_draw, first_epoch: of the stage within the run.
@@ -34,6 +36,7 @@ class StagePlan:
     first_draw: int
     first_epoch: int
     lr: np.ndarray
+    second_order: EpochOrder | None = None
 
     @property
     def label(self) -> str:
@@ -53,9 +56,11 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
     for number, stage in enumerate(recipe.stages):
         order = build_order(stage, labels, recipe.seed, first_epoch=first_epoch, total_epochs=total_epochs)
         epoch_draws = len(order(first_epoch))
+        place = {"first_epoch": first_epoch, "total_epochs": total_epochs}
+        second = build_second_order(stage, labels, recipe.seed, epoch_draws, **place)
         steps_per_epoch = -(-epoch_draws // recipe.batch)
         lr = _learning_rate(stage, recipe.batch, first_epoch, total_epochs, steps_per_epoch)
-        plans.append(StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr))
+        plans.append(StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr, second))
         first_draw += stage.epochs * epoch_draws
         first_epoch += stage.epochs
     return plans
@@ -89,10 +94,15 @@ def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
                 "epochs": str(stage.epochs),
                 "steps": f"{stage.epochs} x {plan.steps_per_epoch}",
                 "images": f"{stage.epochs} x {plan.epoch_draws}",
-                "sampler": stage.sampler.name,
-                "loss": stage.loss.name,
-                "augment": ", ".join(op.name for op in stage.augment) or "none",
+                "sampler": " + ".join(part.name for part in (stage.sampler, stage.second_sampler) if part is not None),
+                "loss": _with(stage.loss, stage.class_weights, " x "),
+                "augment": _with(Component(", ".join(op.name for op in stage.augment) or "none"), stage.mixing, ", "),
                 "lr": f"{' .. '.join(points)} ({stage.schedule.name})",
             }
         )
     return rows
+
+
+def _with(first: Component, second: Component, between: str) -> str:
+    """Two names, or the one that is not "none"."""
+    return between.join(name for name in (first.name, second.name) if name != "none") or "none"

@@ -11,18 +11,22 @@ from mindspore.train import Model
 
 from .. import runtime
 from ..console import Console
-from ..data import DrawSource, ImageSet, evaluation_pipeline, training_pipeline
+from ..data import ImageSet, training_pipeline
 from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
 from ..training.checkpoints import Position, load_into, newest, write, write_last
-from ..training.predict import Collect, Predict, predict
+from ..training.predict import Collect, Predict
 from ..training.step import TrainStep
 from . import build
+from .dataset import Data
 from .folder import RunFolder
-from .handover import fresh_seed, hand_over, load_teacher
+from .handover import fresh_seed, hand_over, load_teacher, load_weights, start_file
+from .maps import stage_maps
 from .plan import StagePlan
+from .predict import model_outputs
+from .sources import build_partners, training_source
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class Run:
     def __init__(
         self,
         recipe: Recipe,
-        data: build.Data,
+        data: Data,
         plan: list[StagePlan],
         folder: RunFolder,
         machine: runtime.Runtime,
@@ -58,6 +62,7 @@ class Run:
         self.trainer: Model | None = None
         self.faults: dict[int, str] = {}
         self.facts: dict[str, float] = {}
+        self.maps: np.ndarray | None = None
 
     # ---- the run as a whole
 
@@ -67,6 +72,7 @@ class Run:
             path, parameters, position = saved
             self._check(path, position)
             self.position = position
+            self._map(self.plan[position.stage], resumed=True)
             self._enter(self.plan[position.stage])
             load_into(self.step, parameters, path)
             self.console.say(f"resumed from {path}: {self.where()}")
@@ -108,16 +114,39 @@ class Run:
         number = 0 if self.step is None else self.position.stage + 1
         if number == len(self.plan):
             return None
-        before = self.step
-        if self.plan[number].stage.start == "fresh":
+        before, start = self.step, self.plan[number].stage.start
+        if start == "fresh" and number:
             new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
             load_into(self.model, {p.name: p for p in new.get_parameters()}, Path("new weights"))
             self.position.best = None  # it speaks of the network before
+        elif start not in ("last", "fresh") and self.machine.main:
+            load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
+        self.position.stage_best = None
+        self._map(self.plan[number])
         self._enter(self.plan[number])
         if before is not None:
             hand_over(before, self.step, self.plan[number - 1], self.plan[number])
         return self.plan[number]
+
+    def _map(self, stage: StagePlan, *, resumed: bool = False) -> None:
+        """Class activation maps by the weights that the stage starts with, where an augmentation asks for them."""
+        self.maps = None
+        if not build.needs_maps(stage.stage):
+            return
+        model, images = self.model, self.data.splits.train
+        if resumed:  # the weights have moved on since
+            model = build.build_model(self.recipe, self.data)
+            if self.machine.main:
+                load_weights(model, start_file(self.plan, stage.number, self.folder.checkpoints))
+        began = time.monotonic()
+        path = self.folder.path / "maps" / f"{stage.label}.npy"
+        self.maps, new = stage_maps(path, model, self.recipe, images, self.machine)
+        if new:
+            seconds = time.monotonic() - began
+            self.console.say(
+                f"stage {stage.number + 1} {stage.stage.name}: {len(images)} maps in {seconds:.1f} s, {path}"
+            )
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
@@ -158,25 +187,27 @@ class Run:
 
     def _fit(self, stage: StagePlan, epochs: int, skip: int, signals: StopSignals) -> None:
         """One `Model.train` call over whole epochs, or over what is left of one."""
-        train = self.data.splits.train
-        image_ops, batch_ops = build.build_augment(stage.stage, self.recipe, train)
-        source = DrawSource(
-            train,
-            stage.order,
-            stage.epoch_draws,
-            multiple=self.machine.ranks,
-            first_draw=stage.first_draw + self.position.epoch * stage.epoch_draws,
-            first_epoch=stage.first_epoch + self.position.epoch,
-            seed=self.recipe.seed,
-            image_ops=image_ops,
-            on_error=self.recipe.data.on_error,
-            max_error_share=self.recipe.data.max_error_share,
+        source, batch_ops = training_source(
+            stage, self.recipe, self.data.splits.train, self.position.epoch, ranks=self.machine.ranks, maps=self.maps
         )
         source.faults.messages = self.faults
+        partners, second_ops = build_partners(
+            stage,
+            self.recipe,
+            self.data.splits.train,
+            self.position.epoch,
+            source,
+            ranks=self.machine.ranks,
+            maps=self.maps,
+        )
+        if partners is not None and partners.second is not None:
+            partners.second.faults = source.faults
         dataset = training_pipeline(
             source,
             batch=self.recipe.batch,
             batch_ops=batch_ops,
+            partners=partners,
+            second_ops=second_ops,
             skip=skip,
             rank=self.machine.rank,
             ranks=self.machine.ranks,
@@ -267,6 +298,12 @@ class Run:
             self.position.best = {"value": value, "stage": line["stage"], "epoch": line["epoch"]}
             if self.machine.main:
                 write(self.folder.checkpoints / "best.ckpt", self.step, self.position)
+        stage, best = self.position.stage, self.position.stage_best
+        wanted = stage + 1 < len(self.plan) and self.plan[stage + 1].stage.start == "best"
+        if wanted and (best is None or value > best):
+            self.position.stage_best = value
+            if self.machine.main:
+                write(start_file(self.plan, stage + 1, self.folder.checkpoints), self.step, self.position)
 
     def _save(self) -> None:
         if self.machine.main:
@@ -283,27 +320,3 @@ class Run:
         if self.machine.ranks > 1:
             runtime.broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
         return model_outputs(self.trainer, self.recipe, images, self.machine)
-
-
-def model_outputs(
-    trainer: Model, recipe: Recipe, images: ImageSet, machine: runtime.Runtime
-) -> tuple[np.ndarray, np.ndarray]:
-    """(logits, labels) of every image, in the set's order."""
-    source = build.evaluation_source(recipe, images)
-    dataset = evaluation_pipeline(
-        source,
-        batch=recipe.batch,
-        rank=machine.rank,
-        ranks=machine.ranks,
-        workers=runtime.workers(recipe.workers),
-    )
-    try:
-        rows = predict(trainer, dataset)
-    except RuntimeError as error:
-        if source.faults.fatal is not None:
-            raise source.faults.fatal from error
-        raise
-    if source.faults.messages:
-        first = next(iter(source.faults.messages.values()))
-        log.warning("evaluation leaves out %d unreadable images, the first: %s", len(source.faults.messages), first)
-    return rows["logits"], rows["labels"]

@@ -28,6 +28,7 @@ class Position:
         step: optimizer steps of the present epoch that are done.
         draw: images drawn in the run so far.
         best: the best validation result so far, {"value": , "stage": , "epoch": }, or None.
+        stage_best: the best validation result of the stage, where the next one starts from it.
         fingerprint: of the recipe.
     """
 
@@ -36,6 +37,7 @@ class Position:
     step: int = 0
     draw: int = 0
     best: dict | None = None
+    stage_best: float | None = None
     fingerprint: str = ""
     ranks: int = 1
 

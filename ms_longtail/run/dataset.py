@@ -1,0 +1,90 @@
+"""The images of a run: the data set, its long-tailed subset, the validation part, and what `split.json` says of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data import ImageSet, Splits, carve, checksum, choose, group_by_name, imbalance_factor, profile_counts
+from ..errors import DataError, RecipeError
+from ..recipe import Recipe
+from ..registry import DATASETS
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run and what `split.json` says of them."""
+
+    splits: Splits
+    description: dict[str, Any]
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Training images per class, after the subset and after the validation part was carved out."""
+        return self.splits.train.class_counts
+
+
+def data_root(recipe: Recipe) -> str:
+    return recipe.data.root or os.environ.get("MSLT_DATA") or "data"
+
+
+def load_data(recipe: Recipe) -> Data:
+    """Load, take the long-tailed subset, carve the validation part. Writes nothing (but a download where needed)."""
+    load = DATASETS.get(recipe.data.name)
+    settings = dict(recipe.data_settings)
+    if "root" in inspect.signature(load).parameters:
+        settings["root"] = data_root(recipe)
+    splits: Splits = load(**settings)
+    kept = _subset(splits.train, recipe)
+    train, validation = splits.train.subset(kept), splits.validation
+    description: dict[str, Any] = {"data": recipe.data.name, "classes": list(train.class_names)}
+    wanted = recipe.data.validation
+    if wanted.share > 0:
+        if validation is not None:
+            raise RecipeError(
+                [f"data.validation.share = {wanted.share}: {recipe.data.name} ships a validation part; use 0"]
+            )
+        groups = None
+        if wanted.group is not None:
+            if train.files is None:
+                raise RecipeError([f"data.validation.group = {wanted.group!r}: {recipe.data.name} has no file names"])
+            names = [os.path.relpath(file, data_root(recipe)) for file in train.files]
+            groups = group_by_name(names, train.labels, wanted.group)
+        left, held = carve(train.labels, wanted.share, seed=wanted.seed, groups=groups)
+        if not len(held):
+            raise RecipeError([f"data.validation.share = {wanted.share}: no class is large enough to give an image"])
+        train, validation = train.subset(left), train.subset(held)
+        description["validation_sha256"] = checksum(kept[held])
+        kept = kept[left]
+    splits = Splits(train, splits.test, validation)
+    empty = np.flatnonzero(train.class_counts == 0)
+    if len(empty):
+        raise DataError(f"class {train.class_names[empty[0]]!r} (label {empty[0]}) has no training image left")
+    description |= {
+        "imbalance_factor": round(imbalance_factor(train.class_counts), 4),
+        "train_sha256": checksum(kept),
+        "counts": {name: part.class_counts.tolist() for name, part in splits.parts().items()},
+        "images": {name: len(part) for name, part in splits.parts().items()},
+    }
+    return Data(splits, description)
+
+
+def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
+    wanted = recipe.data.imbalance
+    if wanted.profile == "none":
+        return np.arange(len(train))
+    largest = int(train.class_counts.max())
+    n_max = wanted.n_max or largest
+    if n_max > largest:
+        raise RecipeError([f"data.imbalance.n_max = {n_max}: the largest class has {largest} images"])
+    counts = profile_counts(wanted.profile, train.num_classes, n_max, wanted.factor)
+    if counts.min() < 1:
+        raise RecipeError(
+            [f"data.imbalance.factor = {wanted.factor}: with n_max {n_max} the smallest class would have no image; "
+             f"the largest possible factor is {n_max}"]
+        )  # fmt: skip
+    return choose(train.labels, counts, wanted.seed)
