@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -63,6 +64,11 @@ def _hints(function: Callable) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):  # X | None
+        choices = [choice for choice in typing.get_args(hint) if choice is not type(None)]
+        if value is not None and len(choices) == 1:
+            _check(name, value, choices[0])
+        return
     wants_number = hint is float or (origin is Annotated and typing.get_args(hint)[0] in (int, float))
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if wants_number and not (is_number and np.isfinite(value)):

@@ -39,13 +39,13 @@ class Cam:
             foreground's old and new region both take the transformed image.
         cap: a_c is at most `cap`, and 0 for classes of `cap` images or more (100 for ImageNet-LT, 50 for iNaturalist in the
             paper); None for no cap.
-        always: move every image, whatever its class.
+        always: move every image, whatever its class and the cap.
         seed: the run's seed.
 
     Shapes: images (B, H, W, 3) uint8, labels, index, draws (B,) -> (B, H, W, 3), never the same memory.
 
     Raises:
-        ValueError: a setting outside its bounds.
+        ValueError: a setting outside its bounds, a class count below 1, an image to be moved without maps.
 
     Example:
         >>> maps = np.zeros((1, 8, 8), np.uint8); maps[0, 2:4, 2:4] = 255
@@ -92,9 +92,13 @@ class Cam:
 
     def foreground(self, index: np.ndarray, height: int, width: int) -> tuple[np.ndarray, list[Box | None]]:
         """(masks (B, H, W) uint8 of 0 and 255, boxes) of images of one size; no box where the map is flat."""
-        maps = enlarge(self.maps[index], height, width)  # (B, H, W)
-        mean = maps.mean(axis=(1, 2), keepdims=True)
-        masks = maps > self.ratio * mean
+        if self.maps is None:
+            raise ValueError("cam moves what a class activation map shows; give it `maps`, one for every training image")
+        small = np.asarray(self.maps[index])
+        maps = enlarge(small, height, width)  # (B, H, W)
+        # A flat map shows nothing; enlarging it leaves roundings that a threshold must not take for an object.
+        some = (small != small[:, :1, :1]).any(axis=(1, 2), keepdims=True)
+        masks = (maps > self.ratio * maps.mean(axis=(1, 2), keepdims=True)) & some
         return masks.view(np.uint8) * np.uint8(255), bounding_boxes(masks)
 
     def _move(self, image: np.ndarray, mask: np.ndarray, box: Box, numbers: list[float]) -> None:
@@ -116,6 +120,8 @@ class Cam:
 def augmented_share(class_counts, cap: int | None = None) -> np.ndarray:
     """a_c / (n_c + a_c), (C,): how likely a drawn image of a class is an augmented one."""
     counts = np.asarray(class_counts, np.float64)
+    if counts.min() < 1:
+        raise ValueError(f"class {counts.argmin()} has {counts.min():g} training images; every class needs at least 1")
     added = counts.max() + counts.min() - counts
     if cap is not None:
         added = np.where(counts >= cap, 0.0, np.minimum(added, cap))

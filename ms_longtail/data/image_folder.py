@@ -16,19 +16,20 @@ from .image_set import ImageSet, Splits
 
 
 @DATASETS.register("image_folder")
-def image_folder(*, root: str, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2, split_seed: int = 0) -> Splits:
+def image_folder(*, root: str, folder: str | None = None, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2, split_seed: int = 0) -> Splits:
     """Class folders; a class's id is its place among the sorted folder names of train.
 
     Args:
         root: folder that holds train/ and test/ (or val/), or the class folders themselves. With train/, val/ and
             test/, all three are used; with train/ and one other, that one is the test set.
+        folder: name of that folder below root, None for root itself.
         test_share: where there is one folder to split, the share of each class that becomes the test set.
         split_seed: of that split.
 
     Raises:
         DataError: no folder, no classes, a class without images, a test class that train does not have.
     """
-    top = Path(root)
+    top = Path(root) if folder is None else Path(root) / folder
     if not top.is_dir():
         raise DataError(f"data.root: the folder {top} does not exist")
     if not (top / "train").is_dir():

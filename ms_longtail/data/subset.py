@@ -37,7 +37,7 @@ def choose(labels: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
     """Indices of the images kept: the first counts[c] of one shuffle of each class, classes in order.
 
     All shuffles come from one `RandomState(seed)` stream, which picks the very images of the LDAM-DRW release (Cao et
-    al., 2019) when applied to CIFAR's official order. Classes with fewer images than asked keep all.
+    al., 2019) when applied to CIFAR's official order. A class with fewer images keeps all of them.
     """
     stream = np.random.RandomState(seed)
     kept = []

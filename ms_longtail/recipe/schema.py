@@ -18,11 +18,15 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 @checked(config=STRICT)
 class Imbalance:
-    """Which long-tailed subset of the training set is taken: see `data/subset.py`."""
+    """Which long-tailed subset of the training set is taken: see `data/subset.py`.
+
+    The largest class of the profile is the first one, or, with order "size", the one that has the most images.
+    """
 
     profile: Literal["none", "exp", "step", "pareto"] = "none"
     factor: Annotated[float, Ge(1)] = 100.0
     n_max: PositiveInt | None = None
+    order: Literal["label", "size"] = "label"
     seed: Seed = 0
 
 

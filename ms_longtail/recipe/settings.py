@@ -28,7 +28,7 @@ from .schema import STRICT, Data
 
 # Parameters that the builder supplies from elsewhere in the recipe, so that a recipe cannot set them twice.
 SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
-    "data": (DATASETS, frozenset({"root"})),
+    "data": (DATASETS, frozenset({"root", "size"})),
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
     "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "second_sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),

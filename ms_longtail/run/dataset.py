@@ -36,8 +36,8 @@ def load_data(recipe: Recipe) -> Data:
     """Load, take the long-tailed subset, carve the validation part. Writes nothing (but a download where needed)."""
     load = DATASETS.get(recipe.data.name)
     settings = dict(recipe.data_settings)
-    if "root" in inspect.signature(load).parameters:
-        settings["root"] = data_root(recipe)
+    supplied = {"root": data_root(recipe), "size": recipe.data.size}
+    settings |= {key: value for key, value in supplied.items() if key in inspect.signature(load).parameters}
     splits: Splits = load(**settings)
     kept = _subset(splits.train, recipe)
     train, validation = splits.train.subset(kept), splits.validation
@@ -86,5 +86,16 @@ def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
         raise RecipeError(
             [f"data.imbalance.factor = {wanted.factor}: with n_max {n_max} the smallest class would have no image; "
              f"the largest possible factor is {n_max}"]
+        )  # fmt: skip
+    if wanted.order == "size":
+        ranked = np.argsort(-train.class_counts, kind="stable")
+        counts[ranked] = counts.copy()
+    short = np.flatnonzero(train.class_counts < counts)
+    if len(short):
+        c = short[0]
+        raise RecipeError(
+            [f"data.imbalance = {wanted.profile}: asks for {counts[c]} images of class {train.class_names[c]!r}, which has "
+             f"{train.class_counts[c]} ({len(short)} such classes); set order: size, so that large classes stay large, "
+             "a smaller n_max, or a larger factor"]
         )  # fmt: skip
     return choose(train.labels, counts, wanted.seed)
