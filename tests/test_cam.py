@@ -211,8 +211,7 @@ class TestForeground:
 
     @pytest.mark.parametrize("image", [(32, 32), (37, 53), (97, 31), (224, 224), (500, 375)])
     def test_a_flat_map_has_no_foreground(self, image):
-        # FAILS, a fault: the weights of the enlarging do not add up to one in float32 (7 becomes 7.0000005 in places),
-        # so a flat map of 7 x 7 gets a foreground of scattered pixels in an image of 37 x 53 (224 x 224 for 3 x 5).
+        # The weights of the enlarging do not add up to one in float32: a threshold on it alone finds scattered pixels.
         values = np.array([0, 1, 3, 7, 85, 127, 200, 251, 255], np.uint8)
         for size in ((7, 7), (3, 5), (1, 1)):
             maps = np.broadcast_to(values[:, None, None], (len(values), *size)).copy()
@@ -558,13 +557,13 @@ class TestCamOnBatches:
 
     @pytest.mark.parametrize("fill", ["paste", "release"])
     def test_a_flat_map_leaves_the_image(self, fill):
-        # FAILS, a fault: see test_a_flat_map_has_no_foreground.
         maps = np.array([np.full((4, 4), 200), np.eye(4) * 200, np.zeros((4, 4))]).astype(np.uint8)
         index = np.arange(90) % 3
         images = np.random.default_rng(0).integers(0, 256, (90, 30, 22, 3), np.uint8)
         moved = mover(maps, ALL, fill=fill)(images, np.zeros(90, np.int32), index, np.arange(90))
         np.testing.assert_array_equal(moved[index != 1], images[index != 1])
-        assert (moved[index == 1] != images[index == 1]).any(axis=(1, 2, 3)).mean() > 0.8
+        # The diagonal's box is the whole image, which a translation, one move in four, leaves where it is.
+        assert (moved[index == 1] != images[index == 1]).any(axis=(1, 2, 3)).mean() > 0.5
 
     @pytest.mark.parametrize("ratio", [0.75, 1.0])
     @pytest.mark.parametrize("fill", ["paste", "release"])
