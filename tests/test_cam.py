@@ -528,7 +528,6 @@ class TestPurity:
         [
             ("transforms", {"transforms": []}),
             ("shear", {"transforms": ["flip", "shear"]}),
-            # These two FAIL, a fault: a cap below 1 is taken without a word and moves nothing.
             ("cap", {"cap": 0}),
             ("cap", {"cap": -3}),
         ],
