@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 import ms_longtail.losses  # noqa: F401  (fills the registry)
-from ms_longtail.objectives import Classification
+from ms_longtail.objectives import Classification, Mixture
 from ms_longtail.parameters import assign
 from ms_longtail.registry import LOSSES
 from ms_longtail.training.optimizers import sgd
@@ -25,7 +25,7 @@ W = RNG.normal(size=(C, D)).astype(np.float32)
 X = RNG.normal(size=(STEPS, B, D)).astype(np.float32)
 Y = RNG.integers(0, C, (STEPS, B)).astype(np.int32)
 PARTNER = RNG.permutation(B)  # for mixing: the second label of every image
-SHARE = 0.3
+SHARES = np.array([0.3, 0.7], np.float32)
 
 
 class Network(nn.Cell):
@@ -40,28 +40,19 @@ class Network(nn.Cell):
         return x
 
 
-class Mixed(Classification):
-    """An objective as mixing will be: two labels for every image, with shares l and 1 - l."""
-
-    def construct(self, image, label, second, draw=None):
-        features = self.model.features(image)
-        logits = self.model.head(features)
-        a = self.loss.totals(logits, label, features, None, draw, SHARE)
-        b = self.loss.totals(logits, second, features, None, draw, 1 - SHARE)
-        observed = self.loss.observe(logits, label, SHARE) + self.loss.observe(logits, second, 1 - SHARE)
-        return a[0] + b[0], a[1] + b[1], observed
-
-
 def train(name, *, parts=1, rank=0, ranks=1, mixed=False):
     """(losses, everything that the step remembers) after STEPS steps; this worker sees every ranks-th image."""
     network = Network()
     loss = LOSSES.get(name)(class_counts=COUNTS, **SETTINGS.get(name, {}))
-    objective = (Mixed if mixed else Classification)(network, loss)
+    objective = (Mixture if mixed else Classification)(network, loss)
     step = TrainStep(objective, sgd(network.trainable_params(), [0.1] * STEPS), accumulate=parts, ranks=ranks)
     step.set_train()
     losses = []
     for number in range(STEPS):
-        columns = [X[number], Y[number], Y[number][PARTNER]] if mixed else [X[number], Y[number]]
+        columns = [X[number], Y[number]]
+        if mixed:
+            labels = np.stack([Y[number], Y[number][PARTNER]], axis=1)
+            columns = [X[number], labels, np.tile(SHARES, (B, 1)), np.ones(B, np.float32), np.arange(B, dtype=np.int32)]
         if loss.random:
             columns.append(np.arange(B, dtype=np.int32) + B * number)
         mine = [column[rank::ranks] for column in columns]

@@ -57,6 +57,7 @@ class Run:
         self.recipe, self.data, self.plan = recipe, data, plan
         self.folder, self.machine, self.console = folder, machine, console
         self.model = build.build_model(recipe, data)
+        self.predictor = Predict(self.model)  # one for all stages: it is compiled once
         self.position = Position(fingerprint=fingerprint(recipe), ranks=machine.ranks)
         self.step: TrainStep | None = None
         self.trainer: Model | None = None
@@ -169,7 +170,7 @@ class Run:
         if self.machine.ranks > 1:
             runtime.broadcast_parameters(self.step)
         metrics = {"outputs": Collect(self.machine.ranks)}
-        self.trainer = Model(self.step, eval_network=Predict(self.model), metrics=metrics)
+        self.trainer = Model(self.step, eval_network=self.predictor, metrics=metrics)
 
     def _train_stage(self, stage: StagePlan, signals: StopSignals) -> None:
         total = stage.stage.epochs * stage.steps_per_epoch
