@@ -46,6 +46,11 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         const="",
         help="go on with an unfinished run: the newest of this recipe, or the folder named",
     )
+    verb.add_argument(
+        "--reuse",
+        metavar="FOLDER",
+        help="begin with the first stages of a run there that agrees in all that decides their weights",
+    )
     verb.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
     _machine_arguments(verb)
     verb.set_defaults(function=train)
@@ -108,7 +113,7 @@ def train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
     from .console import Console
-    from .run import build, folder, plan
+    from .run import build, folder, plan, reuse
     from .run.finish import finish
     from .run.train import Interrupted, Run
 
@@ -123,6 +128,7 @@ def train(options: argparse.Namespace) -> int:
     machine = runtime.start(options.device, debug=options.debug)
     runtime.set_seed(recipe.seed)
     stages = plan.make_plan(recipe, data, machine.ranks)
+    others = None if options.reuse is None else reuse.folder_of_runs(options.reuse, machine.ranks)
     if not machine.main:
         console = Console(quiet=True)
     home = home_folder(options, recipe)
@@ -134,7 +140,9 @@ def train(options: argparse.Namespace) -> int:
             home.require_same_recipe(recipe)
             home.require_same_split(data.description)
         else:
-            home.create(recipe, data.description, folder.environment(machine.device, machine.ranks))
+            root = str(Path(build.data_root(recipe)).resolve())
+            facts = folder.environment(machine.device, machine.ranks, graph=machine.graph, data_root=root)
+            home.create(recipe, data.description, facts)
         home.lock()
     console.say(
         f"{home.path}: {machine.device}, {'graph' if machine.graph else 'PyNative'} mode, {machine.ranks} worker(s)"
@@ -142,7 +150,8 @@ def train(options: argparse.Namespace) -> int:
     console.table("stages", plan.describe(stages))
     run = Run(recipe, data, stages, home, machine, console)
     try:
-        run.train(resume=options.resume is not None)
+        reused = machine.main and reuse.begin(others, recipe, data, stages, home, console)
+        run.train(resume=reused or options.resume is not None)
         scores = finish(run)
     except Interrupted as stop:
         console.say(f"{stop}. Continue with: --resume {home.path}")

@@ -15,6 +15,7 @@ from ..recipe import to_yaml
 from ..training.checkpoints import load_into, read
 from .folder import write_json, write_text
 from .plan import StagePlan, describe
+from .reuse import note
 from .train import Run
 
 
@@ -46,7 +47,7 @@ def finish(run: Run) -> dict:
         named[f"best on validation (stage {chosen['stage']}, epoch {chosen['epoch']})"] = scores["best"]
     report = markdown(
         title=run.folder.path.name,
-        description=run.recipe.plain.get("description", ""),
+        description="\n\n".join(filter(None, [run.recipe.plain.get("description", ""), note(run.folder)])),
         results=named,
         counts=counts,
         names=test.class_names,

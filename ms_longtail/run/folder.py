@@ -162,13 +162,14 @@ def new_run(parent: Path, recipe: Recipe) -> RunFolder:
     return RunFolder(parent / f"{stem}-{int(last or 1) + 1}")
 
 
-def environment(device: str, ranks: int) -> dict[str, Any]:
+def environment(device: str, ranks: int, *, graph: bool = True, data_root: str | None = None) -> dict[str, Any]:
     """Versions, hardware and command, for environment.json and the report."""
     packages = ("mindspore", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "ms-longtail")
     return {
         "command": " ".join(sys.argv),
         "commit": _commit(),
         "device": device,
+        "mode": "graph" if graph else "PyNative",
         "ranks": ranks,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -176,6 +177,7 @@ def environment(device: str, ranks: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "packages": {name: _version(name) for name in packages},
+        "data_root": data_root,
     }
 
 
