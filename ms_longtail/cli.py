@@ -1,4 +1,4 @@
-"""The command line: train, eval, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, gallery, doctor. Input is always a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import TrainingError, UserError
+from .run import gallery_verb
 from .runtime import DEVICES, DeviceError
 
 
@@ -19,6 +20,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
+    several = verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table")
+    set_argument(gallery_verb.arguments(several))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top
 
@@ -29,14 +32,7 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="recipe (default: the embedded digits, configs/digits_lt/default.yaml)"
     )
     what.add_argument("--data", metavar="FOLDER", help="train on class folders of your own, without a recipe")
-    verb.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="override a setting, e.g. optimizer.lr=0.05",
-    )
+    set_argument(verb)
     verb.add_argument("--seed", type=int, help="short for --set seed=N")
     verb.add_argument("--runs", metavar="FOLDER", default="runs", help="where run folders go (default: runs)")
     verb.add_argument(
@@ -75,6 +71,17 @@ def doctor_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return verb
 
 
+def set_argument(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override a setting, e.g. optimizer.lr=0.05",
+    )
+
+
 def _machine_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", choices=DEVICES, default="auto", help="default: Ascend, else GPU, else CPU")
     verb.add_argument("--debug", action="store_true", help="PyNative mode: slower, errors where they happen")
@@ -88,6 +95,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     else:
         add = {"train": train_arguments, "eval": eval_arguments}[verb]
         options = add(argparse.ArgumentParser(prog=f"{verb}.py")).parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(
         format="%(message)s", level=logging.ERROR if getattr(options, "quiet", False) else logging.WARNING
     )

@@ -84,14 +84,19 @@ def folder_of_runs(path: str, ranks: int) -> Path:
     return Path(path)
 
 
+def stages_taken(home: RunFolder) -> list[str]:
+    """Names of the stages that this run took from another."""
+    return json.loads(_record(home).read_text())["stages"] if _record(home).is_file() else []
+
+
 def note(home: RunFolder) -> str:
     """One line on where the first stages are from; empty for a run that computed all of them."""
-    if not _record(home).is_file():
+    names = stages_taken(home)
+    if not names:
         return ""
-    record = json.loads(_record(home).read_text())
-    names = record["stages"]
+    source = json.loads(_record(home).read_text())["run"]
     subject = f"Stages {', '.join(names)} were" if len(names) > 1 else f"Stage {names[0]} was"
-    return f"{subject} not trained again but taken from {record['run']}, which is the same up to there."
+    return f"{subject} not trained again but taken from {source}, which is the same up to there."
 
 
 def marks(recipe: Recipe, plan: list[StagePlan], split: dict[str, Any]) -> list[str]:
