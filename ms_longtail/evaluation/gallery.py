@@ -130,7 +130,7 @@ def markdown(
     borrowed = sum(bool(row.reused) for row in rows)
     text = [
         f"# {title}",
-        f"{finished} of {len(rows)} runs finished: {len(summaries)} recipes, seeds {', '.join(map(str, seeds))}.",
+        f"{finished} of {len(rows)} runs finished. Recipes: {len(summaries)}, seeds: {', '.join(map(str, seeds))}.",
         "Test accuracy of the last weights in percent: mean ± sample standard deviation (n - 1) over n seeds; best means bold. "
         f"Many: classes with more than {MANY} training images, medium: {FEW} to {MANY}, few: fewer than {FEW}, each the mean of "
         "its per-class accuracies (n/a: no such class). Balanced: the mean over all classes. Steps: optimizer steps in all "
@@ -140,8 +140,8 @@ def markdown(
         "## Failed runs\n\n" + "\n".join(failed) if failed else "",
         f"## How\n\n`{command}`",
         "\n\n".join(_machine(environment) for environment in environments),
-        f"{borrowed} runs began with stages that another run of this folder had trained already, bit for bit the same; their "
-        "time counts as if they had been trained anew."
+        f"Stages that several recipes share were trained once: {borrowed} of the runs took theirs from another run of this "
+        "folder, bit for bit what they would have come to. Their time counts as if they had trained them."
         if borrowed
         else "",
     ]

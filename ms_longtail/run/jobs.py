@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from yaml import YAMLError
+
 from ..errors import RecipeError, UserError
 from ..evaluation import gallery as table
 from ..recipe import Recipe, differences, essence, load
@@ -34,7 +36,7 @@ class Job:
                 if differences(essence(run.plain_recipe()), essence(self.recipe.plain)):
                     continue
                 run.require_same_split(self.split)
-            except (UserError, OSError, ValueError):
+            except (UserError, OSError, ValueError, LookupError, TypeError, YAMLError):
                 continue  # of other images, or not a whole run folder
             same.append(run)
         finished = [run for run in same if run.finished]
@@ -50,7 +52,7 @@ class Job:
             folder=str(run.path),
             status="finished",
             scores=table.scores_of(json.loads(run.result.read_text())["last"]),
-            seconds=sum(line["train_seconds"] for line in run.read_metrics()),
+            seconds=round(sum(line["train_seconds"] for line in run.read_metrics()), 3),
             reused=tuple(stages_taken(run)),
         )
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from yaml import YAMLError
 
 from ..console import Console
 from ..errors import UserError
@@ -151,8 +152,10 @@ def _candidates(
             if _canonical(essence(theirs.plain)["data"]) != _canonical(essence(recipe.plain)["data"]):
                 continue  # the plan below is made with this run's images
             found = marks(theirs, make_plan(theirs, data, ranks), split)
-        except (OSError, ValueError, UserError) as error:
-            log.warning("%s is passed over: %s", other.path, error)  # written by another version, or half removed
+        except (OSError, ValueError, LookupError, TypeError, UserError, YAMLError) as error:
+            log.warning(
+                "%s is passed over: %s", other.path, " ".join(str(error).split())
+            )  # written by another version, or half removed
             continue
         agreeing = next((i for i, (a, b) in enumerate(zip(own[:-1], found, strict=False)) if a != b), None)
         agreeing = min(len(own) - 1, len(found)) if agreeing is None else agreeing
