@@ -156,10 +156,11 @@ def test_recipes_are_found_by_folder_and_named_by_place(tmp_path, monkeypatch):
 
 def test_jobs_go_seed_by_seed(tmp_path):
     for name in ("a", "b"):
-        write(tmp_path, name, "stages: [{name: one, epochs: 2}]")
+        write(tmp_path, name, "description: |\n  two\n  lines\nstages: [{name: one, epochs: 2}]")
     made = make_jobs(find_recipes([str(tmp_path)]), [0, 3], ["optimizer.lr=0.07"])
     assert [(job.entry.recipe, job.recipe.seed) for job in made] == [("a", 0), ("b", 0), ("a", 3), ("b", 3)]
     assert {job.recipe.stages[0].optimizer.settings["lr"] for job in made} == {0.07}
+    assert made[0].entry.description == "two lines"
     assert made[0].entry.steps == 14  # 2 epochs of 102 images
 
 

@@ -183,7 +183,7 @@ def test_a_run_with_a_checkpoint_of_its_own_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"processor": "other"}, {"device": "gpu"}, {"mode": "PyNative"}, {"data_root": "/x"}]
+    "facts", [{"processor": "other"}, {"device": "gpu"}, {"mode": "PyNative"}, {"source": "x"}, {"data_root": "/x"}]
 )
 def test_another_machine_is_not_taken_from(tmp_path, facts):
     made_by_hand(tmp_path / "there", **facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -168,6 +169,7 @@ def environment(device: str, ranks: int, *, graph: bool = True, data_root: str |
     return {
         "command": " ".join(sys.argv),
         "commit": _commit(),
+        "source": _source(),
         "device": device,
         "mode": "graph" if graph else "PyNative",
         "ranks": ranks,
@@ -194,6 +196,14 @@ def _commit() -> str | None:
         return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _source() -> str:
+    """SHA-256 over the package's files: tells two states of a working copy apart, which a commit does not."""
+    digest, package = hashlib.sha256(), Path(__file__).parent.parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _processor() -> str:

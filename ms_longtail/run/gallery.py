@@ -121,9 +121,8 @@ class Gallery:
         for row in self.rows:
             if row.status == "finished":
                 facts = json.loads((Path(row.folder) / "environment.json").read_text())
-                found.setdefault(
-                    json.dumps({k: v for k, v in facts.items() if k not in ("command", "data_root")}), facts
-                )
+                shown = {key: value for key, value in facts.items() if key not in ("command", "source", "data_root")}
+                found.setdefault(json.dumps(shown), facts)
         return list(found.values())
 
     def _train(self, job: Job, stop: Callable[[], bool]) -> str:

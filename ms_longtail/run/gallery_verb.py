@@ -52,6 +52,8 @@ def gallery(options: argparse.Namespace) -> int:
     console = Console(quiet=options.quiet)
     if any(assignment.partition("=")[0].strip() == "seed" for assignment in options.set):
         raise UserError("--set seed=...: a gallery takes its seeds from --seeds")
+    if runtime.in_group():
+        raise UserError("a gallery starts its runs itself, one process each: start it without msrun")
     runtime.choose_device(options.device)  # every single run would find out
     jobs = make_jobs(find_recipes(options.recipes, recursive=options.recursive), options.seeds, options.set)
     entries = list({job.entry.recipe: job.entry for job in jobs}.values())

@@ -108,7 +108,8 @@ def make_jobs(recipes: dict[str, Path], seeds: list[int], overrides: list[str]) 
         except UserError as error:
             faults.append(f"{path}: {error}")
             continue
-        entry = table.Entry(name, str(path), first.plain.get("description", ""), steps)
+        description = " ".join(first.plain.get("description", "").split())  # one line of a table
+        entry = table.Entry(name, str(path), description, steps)
         for seed, version in zip(seeds, versions, strict=True):
             by_seed[seed].append(Job(entry, version, data.description))
     if faults:
