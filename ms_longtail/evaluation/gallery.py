@@ -77,7 +77,7 @@ def mean_and_spread(values: list[float | None]) -> tuple[float | None, float | N
 
     Example:
         >>> mean_and_spread([0.5, 0.7])
-        (0.6, 0.1414213562373095)
+        (0.6, 0.14142135623730948)
         >>> mean_and_spread([0.5])
         (0.5, None)
     """

@@ -76,7 +76,8 @@ class Gallery:
                     self.console.say("stopped; everything is saved. The same command goes on from here")
                     return 130
                 if row.status != "finished":
-                    self.rows[place] = row = replace(row, status="failed", error=error or "ended without a result")
+                    error = error or "no result of this recipe; was its file changed after the gallery had started?"
+                    self.rows[place] = row = replace(row, status="failed", error=error)
                 self.write()
                 left = [self.jobs[i].entry.recipe for i in waiting[number + 1 :]]
                 done = len(self.jobs) - len(left)
