@@ -169,6 +169,23 @@ def test_the_longest_beginning_is_taken(tmp_path):
     assert str(other.path) in reuse.note(home)
 
 
+def test_a_damaged_stage_is_taken_from_another_run(tmp_path):
+    first = made_by_hand(tmp_path / "there", put("name", value="a1"))
+    second = made_by_hand(tmp_path / "there", put("name", value="a2"))
+    os.truncate(first.checkpoints / "stage-2-two.ckpt", 100)
+    _, home, _ = beginning(tmp_path)
+    assert reuse.stages_taken(home) == ["one", "two"]
+    assert str(second.path) in reuse.note(home)
+
+
+def test_stages_of_several_workers_are_not_taken(tmp_path):
+    run = made_by_hand(tmp_path / "there", stages=1)
+    position = checkpoints.read(run.checkpoints / "stage-1-one.ckpt")[1]
+    position.ranks = 2
+    checkpoints.write(run.checkpoints / "stage-1-one.ckpt", Weights(1), position)
+    assert not beginning(tmp_path)[0]
+
+
 def test_the_last_stage_is_always_trained(tmp_path):
     made_by_hand(tmp_path / "there")
     assert beginning(tmp_path, lambda content: None)[2][2].stage == 1

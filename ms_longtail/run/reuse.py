@@ -66,13 +66,14 @@ def begin(
     _record(home).unlink(missing_ok=True)  # of a taking over that was cut short
     if parent is None:
         return False
-    for stages, other in sorted(_candidates(parent, recipe, data, plan, home), key=lambda found: -found[0]):
-        for count in range(stages, 0, -1):
-            beginning = _read(other, plan[:count])
-            if beginning is not None:
-                _write(beginning, home, fingerprint(recipe))
-                console.say(note(home))
-                return True
+    found = _candidates(parent, recipe, data, plan, home)
+    trials = [(count, other) for stages, other in found for count in range(1, stages + 1)]
+    for count, other in sorted(trials, key=lambda trial: -trial[0]):
+        beginning = _read(other, plan[:count])
+        if beginning is not None:
+            _write(beginning, home, fingerprint(recipe))
+            console.say(note(home))
+            return True
     return False
 
 
@@ -186,7 +187,8 @@ def _read(other: RunFolder, plan: list[StagePlan]) -> Beginning | None:
     theirs = fingerprint(from_map(other.plain_recipe()))
     for stage in plan:
         position = saved[stage.label][1] if stage.label in saved else None
-        if position is None or position.fingerprint != theirs:
+        # Workers may have changed with a resume: several add up in another order.
+        if position is None or position.fingerprint != theirs or position.ranks != 1:
             return None
         if (position.stage, position.epoch, position.step) != (stage.number, stage.stage.epochs, 0):
             return None
