@@ -1,4 +1,4 @@
-"""The command line: train, eval, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, gallery, doctor. Input is always a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import TrainingError, UserError
+from .run import gallery_verb
 from .runtime import DEVICES, DeviceError
 
 
@@ -19,6 +20,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
+    several = verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table")
+    set_argument(gallery_verb.arguments(several))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top
 
@@ -29,14 +32,7 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="recipe (default: the embedded digits, configs/digits_lt/default.yaml)"
     )
     what.add_argument("--data", metavar="FOLDER", help="train on class folders of your own, without a recipe")
-    verb.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="override a setting, e.g. optimizer.lr=0.05",
-    )
+    set_argument(verb)
     verb.add_argument("--seed", type=int, help="short for --set seed=N")
     verb.add_argument("--runs", metavar="FOLDER", default="runs", help="where run folders go (default: runs)")
     verb.add_argument(
@@ -45,6 +41,11 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         nargs="?",
         const="",
         help="go on with an unfinished run: the newest of this recipe, or the folder named",
+    )
+    verb.add_argument(
+        "--reuse",
+        metavar="FOLDER",
+        help="begin with the first stages of a run there that agrees in all that decides their weights",
     )
     verb.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
     _machine_arguments(verb)
@@ -70,6 +71,17 @@ def doctor_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return verb
 
 
+def set_argument(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="override a setting, e.g. optimizer.lr=0.05",
+    )
+
+
 def _machine_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", choices=DEVICES, default="auto", help="default: Ascend, else GPU, else CPU")
     verb.add_argument("--debug", action="store_true", help="PyNative mode: slower, errors where they happen")
@@ -83,6 +95,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     else:
         add = {"train": train_arguments, "eval": eval_arguments}[verb]
         options = add(argparse.ArgumentParser(prog=f"{verb}.py")).parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(
         format="%(message)s", level=logging.ERROR if getattr(options, "quiet", False) else logging.WARNING
     )
@@ -108,7 +121,7 @@ def train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
     from .console import Console
-    from .run import check, dataset, folder, plan
+    from .run import check, dataset, folder, plan, reuse
     from .run.finish import finish
     from .run.train import Interrupted, Run
 
@@ -123,6 +136,7 @@ def train(options: argparse.Namespace) -> int:
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))
         return 0
     stages = plan.make_plan(recipe, data, machine.ranks)
+    others = None if options.reuse is None else reuse.folder_of_runs(options.reuse, machine.ranks)
     if not machine.main:
         console = Console(quiet=True)
     home = home_folder(options, recipe)
@@ -134,7 +148,9 @@ def train(options: argparse.Namespace) -> int:
             home.require_same_recipe(recipe)
             home.require_same_split(data.description)
         else:
-            home.create(recipe, data.description, folder.environment(machine.device, machine.ranks))
+            root = str(Path(dataset.data_root(recipe)).resolve())
+            facts = folder.environment(machine.device, machine.ranks, graph=machine.graph, data_root=root)
+            home.create(recipe, data.description, facts)
         home.lock()
     console.say(
         f"{home.path}: {machine.device}, {'graph' if machine.graph else 'PyNative'} mode, {machine.ranks} worker(s)"
@@ -142,7 +158,8 @@ def train(options: argparse.Namespace) -> int:
     console.table("stages", plan.describe(stages))
     run = Run(recipe, data, stages, home, machine, console)
     try:
-        run.train(resume=options.resume is not None)
+        reused = machine.main and reuse.begin(others, recipe, data, stages, home, console)
+        run.train(resume=reused or options.resume is not None)
         scores = finish(run)
     except Interrupted as stop:
         console.say(f"{stop}. Continue with: --resume {home.path}")

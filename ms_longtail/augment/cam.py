@@ -93,7 +93,9 @@ class Cam:
     def foreground(self, index: np.ndarray, height: int, width: int) -> tuple[np.ndarray, list[Box | None]]:
         """(masks (B, H, W) uint8 of 0 and 255, boxes) of images of one size; no box where the map is flat."""
         if self.maps is None:
-            raise ValueError("cam moves what a class activation map shows; give it `maps`, one for every training image")
+            raise ValueError(
+                "cam moves what a class activation map shows; give it `maps`, one for every training image"
+            )
         small = np.asarray(self.maps[index])
         maps = enlarge(small, height, width)  # (B, H, W)
         # A flat map shows nothing; enlarging it leaves roundings that a threshold must not take for an object.

@@ -16,7 +16,9 @@ from .image_set import ImageSet, Splits
 
 
 @DATASETS.register("image_folder")
-def image_folder(*, root: str, folder: str | None = None, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2, split_seed: int = 0) -> Splits:
+def image_folder(
+    *, root: str, folder: str | None = None, test_share: Annotated[float, Gt(0), Lt(1)] = 0.2, split_seed: int = 0
+) -> Splits:
     """Class folders; a class's id is its place among the sorted folder names of train.
 
     Args:

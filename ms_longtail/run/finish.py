@@ -13,6 +13,7 @@ from ..recipe import to_yaml
 from .folder import write_json, write_text
 from .handover import load_weights
 from .plan import StagePlan, describe
+from .reuse import note
 from .train import Run
 
 
@@ -44,7 +45,7 @@ def finish(run: Run) -> dict:
         named[f"best on validation (stage {chosen['stage']}, epoch {chosen['epoch']})"] = scores["best"]
     report = markdown(
         title=run.folder.path.name,
-        description=run.recipe.plain.get("description", ""),
+        description="\n\n".join(filter(None, [run.recipe.plain.get("description", ""), note(run.folder)])),
         results=named,
         counts=counts,
         names=test.class_names,

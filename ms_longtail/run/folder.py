@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -162,13 +163,15 @@ def new_run(parent: Path, recipe: Recipe) -> RunFolder:
     return RunFolder(parent / f"{stem}-{int(last or 1) + 1}")
 
 
-def environment(device: str, ranks: int) -> dict[str, Any]:
+def environment(device: str, ranks: int, *, graph: bool = True, data_root: str | None = None) -> dict[str, Any]:
     """Versions, hardware and command, for environment.json and the report."""
     packages = ("mindspore", "numpy", "opencv-python-headless", "pillow", "scikit-learn", "ms-longtail")
     return {
         "command": " ".join(sys.argv),
         "commit": _commit(),
+        "source": _source(),
         "device": device,
+        "mode": "graph" if graph else "PyNative",
         "ranks": ranks,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -176,6 +179,7 @@ def environment(device: str, ranks: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "packages": {name: _version(name) for name in packages},
+        "data_root": data_root,
     }
 
 
@@ -192,6 +196,14 @@ def _commit() -> str | None:
         return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _source() -> str:
+    """SHA-256 over the package's files: tells two states of a working copy apart, which a commit does not."""
+    digest, package = hashlib.sha256(), Path(__file__).parent.parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _processor() -> str:

@@ -73,7 +73,8 @@ class Run:
             path, parameters, position = saved
             self._check(path, position)
             self.position = position
-            self._map(self.plan[position.stage], resumed=True)
+            if position.epoch < self.plan[position.stage].stage.epochs:
+                self._map(self.plan[position.stage], resumed=True)
             self._enter(self.plan[position.stage])
             load_into(self.step, parameters, path)
             self.console.say(f"resumed from {path}: {self.where()}")
