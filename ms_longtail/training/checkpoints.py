@@ -37,9 +37,9 @@ class Position:
     step: int = 0
     draw: int = 0
     best: dict | None = None
-    stage_best: float | None = None
     fingerprint: str = ""
     ranks: int = 1
+    stage_best: float | None = None
 
 
 def write(path: Path, cell: nn.Cell, position: Position) -> None:
