@@ -1,4 +1,4 @@
-"""The command line: train, eval, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, show, doctor. Input is always a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
+    show_arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do"))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top
 
@@ -63,6 +64,49 @@ def eval_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _machine_arguments(verb)
     verb.set_defaults(function=evaluate)
     return verb
+
+
+def show_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    pictures = verb.add_subparsers(dest="picture", required=True, metavar="PICTURE")
+    cam = pictures.add_parser("cam", help="image, activation map, foreground and its moves, for some rare classes")
+    cam.add_argument("--stage", metavar="NAME", help="stage with cam (default: the first one)")
+    cam.add_argument(
+        "--classes",
+        metavar="N|NAME",
+        nargs="+",
+        help='the N rarest and the largest, or names of classes ("3," is the class named 3; default: 4)',
+    )
+    cam.add_argument("--images", metavar="K", type=_positive, default=2, help="images of a class (default: 2)")
+    cam.add_argument("--seed", type=_seed, default=0, help="of the choice of images and moves (default: 0)")
+    batch = pictures.add_parser("batch", help="the images and labels that a stage feeds the network in one step")
+    batch.add_argument("--stage", metavar="NAME", help="default: the first stage")
+    batch.add_argument("--epoch", metavar="E", type=_positive, default=1, help="of the stage (default: 1)")
+    batch.add_argument("--step", metavar="S", type=_positive, default=1, help="of the epoch (default: 1)")
+    batch.add_argument("--images", metavar="N", type=_positive, default=16, help="at most so many (default: 16)")
+    sampler = pictures.add_parser("sampler", help="how often every sampler draws each class")
+    sampler.add_argument("--epochs", metavar="K", type=_positive, default=10, help="epochs drawn (default: 10)")
+    for picture in (cam, batch, sampler):
+        what = picture.add_mutually_exclusive_group()
+        what.add_argument("--run", metavar="FOLDER", help="run folder, finished or not")
+        what.add_argument("--config", metavar="FILE", help="recipe (default: configs/digits_lt/default.yaml)")
+        picture.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="with --config")
+        name = picture.prog.split()[-1] + ".png"
+        picture.add_argument("--out", metavar="FILE", default=name, help=f"default: {name}")
+        _machine_arguments(picture)
+        picture.set_defaults(function=show)
+    return verb
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
 
 
 def doctor_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -209,6 +253,46 @@ def evaluate(options: argparse.Namespace) -> int:
     _show(console, {options.checkpoint: scores}, data)
     if options.part == "test":
         console.say(again.compare(home, options.checkpoint, scores))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from . import recipe as recipes
+    from . import runtime
+    from .console import Console
+    from .evaluation import pictures
+    from .run import folder, show_batch, show_cam, show_sampler
+    from .run import show as subjects
+
+    out = subjects.require_writable(options.out)
+    if options.run is not None:
+        if options.set:
+            raise UserError(
+                f"--set {options.set[0]}: a run is shown with the settings it has; use --config to try others"
+            )
+        home = folder.RunFolder(Path(options.run))
+        recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
+        machine = runtime.start(options.device, debug=options.debug)
+        subject = subjects.of_run(home, recipe, machine)
+    else:
+        recipe = recipes.load(options.config or configs_folder() / "digits_lt" / "default.yaml", options.set)
+        machine = runtime.start(options.device, debug=options.debug)
+        subject = subjects.of_recipe(recipe, machine, recipe.name)
+    train = subject.data.splits.train
+    if options.picture == "cam":
+        kind = {"stage": options.stage, "classes": options.classes, "images": options.images, "seed": options.seed}
+        rows, title = show_cam.cam_rows(subject, **kind)
+        pictures.cam_figure(out, rows, title)
+    elif options.picture == "batch":
+        stage = subject.plan[0] if options.stage is None else subject.stage(options.stage)
+        rows = show_batch.step_rows(subject, stage, options.epoch, options.step)
+        tiles = show_batch.batch_tiles(subject, stage, rows, options.images)
+        pictures.batch_figure(out, tiles, show_batch.title(subject, stage, options.epoch, options.step, tiles, rows))
+    else:
+        panels = show_sampler.sampler_panels(subject, options.epochs)
+        title = f"{subject.name}: what every sampler draws, epochs: {options.epochs}"
+        pictures.sampler_figure(out, train.class_counts, panels, train.class_names, title)
+    Console(quiet=options.quiet).say(str(out))
     return 0
 
 
