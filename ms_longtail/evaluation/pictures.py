@@ -146,7 +146,9 @@ def sampler_figure(
             axis.annotate(name, place, fontsize=7, va="center", color=colour)
         _sampler_title(axis, panel)
         axis.set_yscale("log")
+        axis.set_ylim(bottom=0.7 * min(1.0, least))  # a whole decade at least, so that ticks have plain numbers
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.grid(alpha=0.3, axis="y")
         axis.tick_params(labelsize=7)
         if len(names) <= 20:

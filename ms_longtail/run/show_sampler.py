@@ -20,7 +20,7 @@ def sampler_panels(subject: Subject, epochs: int) -> list[SamplerPanel]:
 
     Args:
         epochs: how many are drawn: the first of the stage, or, of a sampler that changes as a stage goes on, as many as there
-            are up to this number, evenly spread from the first to the last.
+            are up to this number (but 2 at least), evenly spread from the first to the last.
     """
     train, seed = subject.data.splits.train, subject.recipe.seed
     total = sum(plan.stage.epochs for plan in subject.plan)
@@ -46,7 +46,7 @@ def sampler_panels(subject: Subject, epochs: int) -> list[SamplerPanel]:
             first, length = (stages[0][0].first_epoch, stages[0][0].stage.epochs) if stages else (0, total)
             chosen = first + np.arange(epochs)
             if _changes(name):
-                chosen = first + np.unique(np.linspace(0, length - 1, min(epochs, length)).round().astype(int))
+                chosen = first + np.unique(np.linspace(0, length - 1, max(2, min(epochs, length))).round().astype(int))
             used_by = [plan.stage.name + note for plan, note in stages]
             panels.append(
                 _panel(part, used_by, order, chosen, subject, f" over {length} epochs" if _changes(name) else "")
