@@ -260,7 +260,6 @@ def show(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
     from .console import Console
-    from .evaluation import pictures
     from .run import folder, show_batch, show_cam, show_sampler
     from .run import show as subjects
 
@@ -278,20 +277,13 @@ def show(options: argparse.Namespace) -> int:
         recipe = recipes.load(options.config or configs_folder() / "digits_lt" / "default.yaml", options.set)
         machine = runtime.start(options.device, debug=options.debug)
         subject = subjects.of_recipe(recipe, machine, recipe.name)
-    train = subject.data.splits.train
-    if options.picture == "cam":
-        kind = {"stage": options.stage, "classes": options.classes, "images": options.images, "seed": options.seed}
-        rows, title = show_cam.cam_rows(subject, **kind)
-        pictures.cam_figure(out, rows, title)
-    elif options.picture == "batch":
-        stage = subject.plan[0] if options.stage is None else subject.stage(options.stage)
-        rows = show_batch.step_rows(subject, stage, options.epoch, options.step)
-        tiles = show_batch.batch_tiles(subject, stage, rows, options.images)
-        pictures.batch_figure(out, tiles, show_batch.title(subject, stage, options.epoch, options.step, tiles, rows))
-    else:
-        panels = show_sampler.sampler_panels(subject, options.epochs)
-        title = f"{subject.name}: what every sampler draws, epochs: {options.epochs}"
-        pictures.sampler_figure(out, train.class_counts, panels, train.class_names, title)
+    settings = {
+        "cam": ("stage", "classes", "images", "seed"),
+        "batch": ("stage", "epoch", "step", "images"),
+        "sampler": ("epochs",),
+    }
+    draw = {"cam": show_cam.draw, "batch": show_batch.draw, "sampler": show_sampler.draw}[options.picture]
+    draw(out, subject, **{name: getattr(options, name) for name in settings[options.picture]})
     Console(quiet=options.quiet).say(str(out))
     return 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from .. import runtime
 from ..data import Partners, training_pipeline
 from ..errors import UserError
-from ..evaluation.pictures import Tile
+from ..evaluation.pictures import Tile, batch_figure
 from ..mixing import Mixing
 from .build import build_mixing, needs_maps
 from .plan import StagePlan
@@ -15,6 +17,16 @@ from .show import Subject
 from .sources import build_partners, training_source
 
 Rows = dict[str, np.ndarray]
+
+
+def draw(
+    out: Path, subject: Subject, *, stage: str | None = None, epoch: int = 1, step: int = 1, images: int = 16
+) -> None:
+    """Write the picture of a step of the stage named, or of the first one."""
+    plan = subject.plan[0] if stage is None else subject.stage(stage)
+    rows = step_rows(subject, plan, epoch, step)
+    tiles = batch_tiles(subject, plan, rows, images)
+    batch_figure(out, tiles, _title(subject, plan, epoch, step, f"{len(tiles)} of {len(rows['draw'])} images"))
 
 
 def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows:
@@ -134,8 +146,8 @@ def _shares(labels: np.ndarray, shares: np.ndarray, names: tuple[str, ...]) -> l
     return [f"{names[label]}: {100 * share:.0f} %" for label, share in total.items() if share > 0]
 
 
-def title(subject: Subject, stage: StagePlan, epoch: int, step: int, tiles: list[Tile], rows: Rows) -> str:
+def _title(subject: Subject, stage: StagePlan, epoch: int, step: int, shown: str) -> str:
     ops = [op.name for op in stage.stage.augment] + [stage.stage.mixing.name]
     done = ", ".join(name for name in ops if name != "none") or "images as they are"
     where = f"epoch {epoch} of {stage.stage.epochs}, step {step} of {stage.steps_per_epoch}"
-    return f"{subject.name}, stage {stage.stage.name}, {where}: {len(tiles)} of {len(rows['draw'])} images ({done})"
+    return f"{subject.name}, stage {stage.stage.name}, {where}: {shown} ({done})"

@@ -10,7 +10,7 @@ from ..augment import Cam
 from ..augment.cam import enlarge
 from ..augment.moves import MOVES
 from ..errors import UserError
-from ..evaluation.pictures import CamRow
+from ..evaluation.pictures import CamRow, cam_figure
 from ..registry import AUGMENT, nearest
 from .build import needs_maps
 from .plan import StagePlan
@@ -18,6 +18,11 @@ from .show import Subject
 
 RAREST = 4  # classes shown beside the largest one
 MOST_ROWS = 60
+
+
+def draw(out: Path, subject: Subject, **wanted) -> None:
+    """Write the picture; settings as of `cam_rows`."""
+    cam_figure(out, *cam_rows(subject, **wanted))
 
 
 def cam_rows(

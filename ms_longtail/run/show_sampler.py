@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.pictures import SamplerPanel
+from ..evaluation.pictures import SamplerPanel, sampler_figure
 from ..recipe import Component
 from ..registry import SAMPLERS
 from ..samplers import EpochOrder
 from .build import build_order
 from .show import Subject
+
+
+def draw(out: Path, subject: Subject, *, epochs: int = 10) -> None:
+    """Write the picture; see `sampler_panels`."""
+    train, title = subject.data.splits.train, f"{subject.name}: what every sampler draws, epochs: {epochs}"
+    sampler_figure(out, train.class_counts, sampler_panels(subject, epochs), train.class_names, title)
 
 
 def sampler_panels(subject: Subject, epochs: int) -> list[SamplerPanel]:
