@@ -1,4 +1,4 @@
-"""The command line: train, eval, gallery, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, gallery, show, doctor. Input is always a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 from . import __version__
 from .errors import TrainingError, UserError
-from .run import gallery_verb
-from .runtime import DEVICES, DeviceError
+from .runtime import DeviceError
+from .verbs import gallery, show
+from .verbs.shared import configs_folder, machine_arguments, set_argument
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
-    several = verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table")
-    set_argument(gallery_verb.arguments(several))
+    gallery.arguments(verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table"))
+    show.arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do"))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top
 
@@ -48,7 +49,7 @@ def train_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="begin with the first stages of a run there that agrees in all that decides their weights",
     )
     verb.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
-    _machine_arguments(verb)
+    machine_arguments(verb)
     verb.set_defaults(function=train)
     return verb
 
@@ -61,7 +62,7 @@ def eval_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.add_argument(
         "--part", choices=("train", "validation", "test"), default="test", help="which images (default: test)"
     )
-    _machine_arguments(verb)
+    machine_arguments(verb)
     verb.set_defaults(function=evaluate)
     return verb
 
@@ -69,23 +70,6 @@ def eval_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def doctor_arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.set_defaults(function=examine)
     return verb
-
-
-def set_argument(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="override a setting, e.g. optimizer.lr=0.05",
-    )
-
-
-def _machine_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--device", choices=DEVICES, default="auto", help="default: Ascend, else GPU, else CPU")
-    verb.add_argument("--debug", action="store_true", help="PyNative mode: slower, errors where they happen")
-    verb.add_argument("--quiet", action="store_true", help="print errors only")
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
@@ -109,12 +93,6 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def configs_folder() -> Path:
-    """The recipes: beside the package in a checkout, inside it when installed."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 def train(options: argparse.Namespace) -> int:

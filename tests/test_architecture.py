@@ -29,6 +29,7 @@ ALLOWED = {
     "mixing": LEAVES,
     "evaluation": LEAVES,
     "recipe": LEAVES | {"augment", "data", "losses", "mixing", "models", "objectives", "samplers", "training"},
+    "verbs": EVERYTHING - {"cli", "__main__"},
     "run": EVERYTHING - {"cli", "__main__"} | {"cli"},
 }
 FREE = {"cli", "doctor", "__init__", "__main__"}

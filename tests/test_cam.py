@@ -142,6 +142,8 @@ def compare_with_similarity(moved, image, mask, box, angle, scale, fill, whole=F
         for x in range(width):
             u, v = cx + cos * (x - cx) + sin * (y - cy), cy - sin * (x - cx) + cos * (y - cy)
             new = bilinear(image, v, u)
+            if fill == "paste":  # the object's own colour goes on to the image's edge: black is not pasted
+                new = bilinear(image, min(max(v, 0), height - 1), min(max(u, 0), width - 1))
             near = {(round(v + e), round(u + d)) for e in (-0.06, 0, 0.06) for d in (-0.06, 0, 0.06)}
             hits = {bool(0 <= r < height and 0 <= c < width and mask[r, c]) for r, c in near}
             takes = {True} if whole or (fill == "release" and mask[y, x]) else hits

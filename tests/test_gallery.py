@@ -19,8 +19,8 @@ from ms_longtail.evaluation import gallery as table
 from ms_longtail.evaluation.gallery import Entry, Row
 from ms_longtail.run import jobs as jobs_module
 from ms_longtail.run.gallery import Gallery, failure, time_left
-from ms_longtail.run.gallery_verb import seeds
 from ms_longtail.run.jobs import find_recipes, make_jobs
+from ms_longtail.verbs.gallery import seeds
 
 ROOT = Path(__file__).parent.parent
 TINY = """

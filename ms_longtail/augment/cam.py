@@ -109,9 +109,10 @@ class Cam:
         matrix = self.matrix(int(which * len(self.transforms)), box, u, v, *image.shape[:2])
         # The mask is moved to whole pixels: a pixel is foreground or it is not.
         moved = cv2.warpAffine(mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST)
+        border = cv2.BORDER_REPLICATE  # an object at the image's edge keeps its colour there
         if self.fill == "release":
-            moved = cv2.bitwise_or(moved, mask)
-        cv2.copyTo(warp(image, matrix), moved, image)
+            moved, border = cv2.bitwise_or(moved, mask), cv2.BORDER_CONSTANT
+        cv2.copyTo(warp(image, matrix, border), moved, image)
 
     def matrix(self, which: int, box: Box, u: float, v: float, height: int, width: int) -> np.ndarray:
         """Of the transformation number `which`, see `affine`."""

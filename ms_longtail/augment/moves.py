@@ -38,6 +38,6 @@ def affine(move: str, box: Box, u: float, v: float, shifts: tuple[int, int, int,
     return np.array([[factor, 0.0, x - factor * x], [0.0, factor, y - factor * y]])
 
 
-def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The image moved, bilinear, black where nothing comes to lie."""
-    return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR)
+def warp(image: np.ndarray, matrix: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """The image moved, bilinear; what comes from outside is black, or goes on as `border` says."""
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=border)

@@ -3,42 +3,68 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore.dataset import Dataset
 
+from .. import runtime
 from ..augment import CentreCrop, Whole
-from ..data import DrawSource, ImageSet, Partners
+from ..data import DrawSource, ImageSet, Partners, training_pipeline
 from ..recipe import Recipe
 from .build import build_augment, build_mixing, has_size, second_seed
 from .plan import StagePlan
 
 
-def training_source(
-    stage: StagePlan, recipe: Recipe, train: ImageSet, epoch: int, *, ranks: int, maps: np.ndarray | None = None
-) -> tuple[DrawSource, list]:
-    """(the images of a stage from its epoch `epoch` on, operations on their batches)."""
-    return _source(stage, recipe, train, epoch, stage.order, recipe.seed, ranks, maps)
-
-
-def build_partners(
+def stage_dataset(
     stage: StagePlan,
     recipe: Recipe,
     train: ImageSet,
-    epoch: int,
-    source: DrawSource,
     *,
-    ranks: int,
+    epoch: int = 0,
+    skip: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
     maps: np.ndarray | None = None,
-) -> tuple[Partners | None, list]:
-    """(what the images of `source` are mixed with, operations on the batches of a second source)."""
-    mixing = build_mixing(stage.stage, train.class_counts, recipe.seed)
-    if mixing is None:
-        return None, []
-    second, ops = None, []
-    if stage.second_order is not None:
-        second, ops = _source(stage, recipe, train, epoch, stage.second_order, second_seed(recipe.seed), ranks, maps)
-    return Partners(mixing, source, recipe.batch, second), ops
+    messages: dict[int, str] | None = None,
+) -> tuple[Dataset, DrawSource, Partners | None]:
+    """What a stage feeds its network, from its epoch `epoch` on, or, with `skip`, what is left of that epoch.
+
+    Args:
+        train: the training set.
+        skip: images of the epoch, over all workers, that are done.
+        rank, ranks: this worker's place.
+        maps: class activation maps, where an augmentation asks for them.
+        messages: where unreadable images are noted.
+
+    Returns:
+        (data set with all columns, the source of its images, what they are mixed with).
+    """
+    place = (stage, recipe, train, epoch, ranks, maps)
+    source, batch_ops = _source(stage.order, recipe.seed, *place)
+    if messages is not None:
+        source.faults.messages = messages
+    mixing, partners, second_ops = build_mixing(stage.stage, train.class_counts, recipe.seed), None, []
+    if mixing is not None:
+        second = None
+        if stage.second_order is not None:
+            second, second_ops = _source(stage.second_order, second_seed(recipe.seed), *place)
+            second.faults = source.faults
+        partners = Partners(mixing, source, recipe.batch, second)
+    dataset = training_pipeline(
+        source,
+        batch=recipe.batch,
+        batch_ops=batch_ops,
+        partners=partners,
+        second_ops=second_ops,
+        skip=skip,
+        rank=rank,
+        ranks=ranks,
+        accumulate=recipe.accumulate,
+        workers=runtime.workers(recipe.workers),
+    )
+    return dataset, source, partners
 
 
-def _source(stage, recipe, train, epoch, order, seed, ranks, maps) -> tuple[DrawSource, list]:
+def _source(order, seed, stage, recipe, train, epoch, ranks, maps) -> tuple[DrawSource, list]:
+    """(images in an order, operations on their batches)."""
     ops = build_augment(stage.stage, recipe, train, seed=seed, maps=maps)
     source = DrawSource(
         train,

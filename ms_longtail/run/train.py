@@ -11,7 +11,7 @@ from mindspore.train import Model
 
 from .. import runtime
 from ..console import Console
-from ..data import ImageSet, training_pipeline
+from ..data import ImageSet
 from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..recipe import Recipe, fingerprint
@@ -26,7 +26,7 @@ from .handover import fresh_seed, hand_over, load_teacher, load_weights, start_f
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
-from .sources import build_partners, training_source
+from .sources import stage_dataset
 
 log = logging.getLogger(__name__)
 
@@ -189,32 +189,16 @@ class Run:
 
     def _fit(self, stage: StagePlan, epochs: int, skip: int, signals: StopSignals) -> None:
         """One `Model.train` call over whole epochs, or over what is left of one."""
-        source, batch_ops = training_source(
-            stage, self.recipe, self.data.splits.train, self.position.epoch, ranks=self.machine.ranks, maps=self.maps
-        )
-        source.faults.messages = self.faults
-        partners, second_ops = build_partners(
+        dataset, source, _ = stage_dataset(
             stage,
             self.recipe,
             self.data.splits.train,
-            self.position.epoch,
-            source,
-            ranks=self.machine.ranks,
-            maps=self.maps,
-        )
-        if partners is not None and partners.second is not None:
-            partners.second.faults = source.faults
-        dataset = training_pipeline(
-            source,
-            batch=self.recipe.batch,
-            batch_ops=batch_ops,
-            partners=partners,
-            second_ops=second_ops,
+            epoch=self.position.epoch,
             skip=skip,
             rank=self.machine.rank,
             ranks=self.machine.ranks,
-            accumulate=self.recipe.accumulate,
-            workers=runtime.workers(self.recipe.workers),
+            maps=self.maps,
+            messages=self.faults,
         )
         columns = list(self.step.objective.columns) + (["apply"] if self.recipe.accumulate > 1 else [])
         minutes = self.recipe.checkpoint.every_minutes

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..runtime import DEVICES
+from .shared import set_argument
 
 
 def arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.add_argument("--dry-run", action="store_true", help="check all recipes, print what would run, and stop")
     verb.add_argument("--device", choices=DEVICES, default="auto", help="default: Ascend, else GPU, else CPU")
     verb.add_argument("--quiet", action="store_true", help="print errors only")
+    set_argument(verb)
     verb.set_defaults(function=gallery)
     return verb
 
@@ -46,8 +48,8 @@ def gallery(options: argparse.Namespace) -> int:
     from .. import runtime
     from ..console import Console
     from ..evaluation.gallery import find_baseline
-    from .gallery import Gallery
-    from .jobs import find_recipes, make_jobs
+    from ..run.gallery import Gallery
+    from ..run.jobs import find_recipes, make_jobs
 
     console = Console(quiet=options.quiet)
     if any(assignment.partition("=")[0].strip() == "seed" for assignment in options.set):

@@ -1,0 +1,1 @@
+"""Commands beside train and eval: their words, and what is done with them."""
