@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 TINY = [
     "--set",
     "stages.represent.epochs=1",
-    "stages.rebalance.epochs=1",
+    "stages.resample.epochs=1",
+    "stages.finish.epochs=1",
     "batch=16",
     "model=resnet8_cifar",
     "--device",
@@ -105,7 +106,7 @@ def test_dry_run_prints_recipe_and_plan_and_writes_nothing(tmp_path):
     done = train(tmp_path, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "sampler: {name: class_balanced" in done.stdout
-    assert "60 x 11" in done.stdout
+    assert "45 x 10" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -98,7 +98,7 @@ def faults(overrides, capsys):
         ),
         (
             ["stages=[{name: a, epochs: 1}, {name: b, epochs: 1, start: fresh}]", "schedule.span=run"],
-            "stages.1.start = 'fresh': new weights cannot go on with the optimizer's state",
+            "stages.1.start = 'fresh': other weights cannot go on with the optimizer's state",
         ),
         (["loss={name: label_aware_smoothing, head: 0.1, tail: 0.2}"], "tail = 0.2: must be at most head = 0.1"),
         (["loss={name: focal, gamma: -1}"], "loss.gamma = -1: input should be greater than or equal to 0"),

@@ -726,7 +726,7 @@ def test_digits():
         places[key] = [int(part.name(i).removeprefix("digit ")) for i in range(len(part))]
         np.testing.assert_array_equal(part.labels, source.target[places[key]])
         for i in range(0, len(part), 97):
-            np.testing.assert_array_equal(part.images[i], enlarge(source.images[places[key][i]]))
+            np.testing.assert_array_equal(part.images[i], enlarge(source.images[places[key][i]], 32))
     assert sorted(places["train"] + places["test"]) == list(range(1797))
     assert splits.test.class_counts.tolist() == [50] * 10
     assert splits.train.class_counts.min() == 124
@@ -739,9 +739,9 @@ def test_digits():
 
 def test_enlarged_digits_keep_their_picture():
     for value, expected in ((0, 0), (16, 255), (8, 128)):
-        assert (enlarge(np.full((8, 8), value)) == expected).all()
+        assert (enlarge(np.full((8, 8), value), 32) == expected).all()
     image = load_digits().images[0]
-    block = enlarge(image)[..., 0].reshape(8, 4, 8, 4).mean(axis=(1, 3))
+    block = enlarge(image, 32)[..., 0].reshape(8, 4, 8, 4).mean(axis=(1, 3))
     assert np.corrcoef(block.ravel(), image.ravel())[0, 1] > 0.99
     assert abs(block.mean() - image.mean() * 255 / 16) < 5
 

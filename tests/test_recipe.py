@@ -145,7 +145,7 @@ def test_a_cycle_over_three_files(tmp_path):
 
 def test_differences_and_fingerprint():
     load = lambda *s: recipe.load(CONFIGS / "digits_lt" / "default.yaml", s)  # noqa: E731
-    first, second = load(), load("stages.1.optimizer.lr=0.3")
-    assert recipe.differences(first.plain, second.plain) == ["stages.1.optimizer.lr: 0.02 -> 0.3"]
+    first, second = load(), load("stages.2.optimizer.lr=0.3")
+    assert recipe.differences(first.plain, second.plain) == ["stages.2.optimizer.lr: 0.1 -> 0.3"]
     assert recipe.fingerprint(first) != recipe.fingerprint(second)
     assert recipe.fingerprint(first) == recipe.fingerprint(load("workers=1", "checkpoint.keep=5"))

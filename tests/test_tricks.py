@@ -213,7 +213,7 @@ class Plain:
 
 
 def test_a_model_without_a_feature_map(tmp_path, capsys):
-    def bare(*, num_classes: int, seed: int = 0):
+    def bare(*, num_classes: int, seed: int = 0, mean=(0, 0, 0), std=(1, 1, 1)):
         return Plain(MODELS.get("resnet8_cifar")(num_classes=num_classes, seed=seed))
 
     config = HERE.parent / "configs" / "digits_lt" / "ce.yaml"

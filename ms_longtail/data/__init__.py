@@ -6,7 +6,7 @@ from .image_set import ImageSet, Splits
 from .partners import Partners
 from .pipeline import evaluation_pipeline, training_pipeline
 from .source import DrawSource
-from .subset import checksum, choose, imbalance_factor, profile_counts
+from .subset import checksum, choose, imbalance_factor, profile_counts, profile_shares
 
 __all__ = [
     "DrawSource",
@@ -20,5 +20,6 @@ __all__ = [
     "group_by_name",
     "imbalance_factor",
     "profile_counts",
+    "profile_shares",
     "training_pipeline",
 ]

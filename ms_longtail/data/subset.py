@@ -22,15 +22,18 @@ def profile_counts(profile: str, num_classes: int, n_max: float, factor: float) 
     """
     if profile not in PROFILES[1:]:
         raise ValueError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES[1:])}")
+    # A power that should give 50 may give 49.999999: the formula's int() means the exact value.
+    return np.floor(n_max * profile_shares(profile, num_classes, factor) + 1e-9).astype(np.int64)
+
+
+def profile_shares(profile: str, num_classes: int, factor: float) -> np.ndarray:
+    """n_i / n_max before rounding, (C,), from 1 down to 1 / IF."""
     place = np.arange(num_classes) / max(1, num_classes - 1)
     if profile == "exp":
-        counts = n_max * np.power(1.0 / factor, place)
-    elif profile == "step":
-        counts = np.where(np.arange(num_classes) < num_classes / 2, n_max, n_max / factor)
-    else:
-        counts = n_max * (1 + place * (factor ** (1 / 6) - 1)) ** -6.0
-    # A power that should give 50 may give 49.999999: the formula's int() means the exact value.
-    return np.floor(counts + 1e-9).astype(np.int64)
+        return np.power(1.0 / factor, place)
+    if profile == "step":
+        return np.where(np.arange(num_classes) < num_classes / 2, 1.0, 1.0 / factor)
+    return (1 + place * (factor ** (1 / 6) - 1)) ** -6.0
 
 
 def choose(labels: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -88,6 +88,8 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
     if faults:
         return None, faults
     complete = {key: getattr(checked, key) for key in type(checked).model_fields}
+    # A default may be a tuple; in YAML, and so in a recipe, it is a list.
+    complete = {key: list(value) if isinstance(value, tuple) else value for key, value in complete.items()}
     if kind == "data":
         return complete, []
     return Component(name, {key: complete[key] for key in parameters(kind, name)}), []
@@ -127,8 +129,13 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
     faults += found
     parts: dict[str, Any] = {}
     for key in COMPONENTS[1:]:
-        if key == "second_sampler" and named(given[key]) in (None, {"name": "none"}):
+        value = named(given[key])
+        if key == "second_sampler" and (value is None or (isinstance(value, dict) and value.get("name") == "none")):
             parts[key] = None
+            settings = {name: setting for name, setting in (value or {}).items() if name != "name"}
+            if settings:
+                message = f"{shorten(settings)}: which sampler? name one; known: {', '.join(SUPPLIED[key][0].names())}"
+                faults.append(((*where, key), message))
             continue
         parts[key], found = component(key, given[key], f"{path}.{key}")
         faults += found

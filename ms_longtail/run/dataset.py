@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..data import ImageSet, Splits, carve, checksum, choose, group_by_name, imbalance_factor, profile_counts
+from ..data import (
+    ImageSet,
+    Splits,
+    carve,
+    checksum,
+    choose,
+    group_by_name,
+    imbalance_factor,
+    profile_counts,
+    profile_shares,
+)
 from ..errors import DataError, RecipeError
 from ..recipe import Recipe
 from ..registry import DATASETS
@@ -77,25 +87,27 @@ def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
     wanted = recipe.data.imbalance
     if wanted.profile == "none":
         return np.arange(len(train))
-    largest = int(train.class_counts.max())
-    n_max = wanted.n_max or largest
-    if n_max > largest:
-        raise RecipeError([f"data.imbalance.n_max = {n_max}: the largest class has {largest} images"])
-    counts = profile_counts(wanted.profile, train.num_classes, n_max, wanted.factor)
+    available = train.class_counts  # (C,)
+    ranked = np.argsort(-available, kind="stable") if wanted.order == "size" else np.arange(train.num_classes)
+    if wanted.n_max is None:  # as many as no class falls short of
+        n_max = int((available[ranked] / profile_shares(wanted.profile, train.num_classes, wanted.factor)).min() + 1e-9)
+    else:
+        n_max = wanted.n_max
+    if n_max > available.max():
+        raise RecipeError([f"data.imbalance.n_max = {n_max}: the largest class has {available.max()} images"])
+    counts = np.empty(train.num_classes, np.int64)
+    counts[ranked] = profile_counts(wanted.profile, train.num_classes, n_max, wanted.factor)
     if counts.min() < 1:
         raise RecipeError(
             [f"data.imbalance.factor = {wanted.factor}: with n_max {n_max} the smallest class would have no image; "
              f"the largest possible factor is {n_max}"]
         )  # fmt: skip
-    if wanted.order == "size":
-        ranked = np.argsort(-train.class_counts, kind="stable")
-        counts[ranked] = counts.copy()
-    short = np.flatnonzero(train.class_counts < counts)
+    short = np.flatnonzero(available < counts)
     if len(short):
         c = short[0]
         raise RecipeError(
             [f"data.imbalance = {wanted.profile}: asks for {counts[c]} images of class {train.class_names[c]!r}, which has "
-             f"{train.class_counts[c]} ({len(short)} such classes); set order: size, so that large classes stay large, "
+             f"{available[c]} ({len(short)} such classes); set order: size, so that large classes stay large, "
              "a smaller n_max, or a larger factor"]
         )  # fmt: skip
     return choose(train.labels, counts, wanted.seed)
