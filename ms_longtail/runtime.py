@@ -107,6 +107,7 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
     import mindspore as ms
 
     tune_cpu()
+    fast_convolution()
     single_threaded_opencv()
     name = choose_device(device)
     ms.set_device(_TARGETS[name])

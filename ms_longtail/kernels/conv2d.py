@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .library import compiled
+from .library import compiled, reason
 
 
 class Conv2d(nn.Conv2d):
@@ -18,8 +18,8 @@ class Conv2d(nn.Conv2d):
 
     Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
     kernels on a CPU; other types go to `nn.Conv2d`. The same inputs give the same bits in every run with the same number
-    of threads. There is no second-order gradient. Only for the CPU, and only where `library.reason()` is empty:
-    `models.layers.conv` chooses.
+    of threads. There is no second-order gradient. `models.layers.conv` takes it
+    where it can serve; elsewhere its constructor raises RuntimeError with the reason.
 
     Shapes: x (N, C, H, W) -> (N, O, OH, OW), as in `nn.Conv2d`.
 
@@ -30,22 +30,35 @@ class Conv2d(nn.Conv2d):
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
-        if self.data_format != "NCHW":
-            raise ValueError(f"data_format must be 'NCHW', got {self.data_format!r}")
+        if why := reason():
+            raise RuntimeError(f"the compiled convolution cannot serve: {why}; use nn.Conv2d")
         padding = (-1,) * 4 if self.pad_mode == "same" else (0,) * 4 if self.pad_mode == "valid" else self.padding
         padding = (padding,) * 4 if isinstance(padding, int) else padding
         geometry = (*self.stride, *self.dilation, *padding, self.group)
         self.geometry = Tensor(np.array(geometry, np.int64))
         self.fast = _forward(geometry)
+        self.add_flags(fp16=False, bf16=False)  # `to_float` sets them; the graph parser wants them there from the start
 
     def construct(self, x):
-        if x.dtype == ms.float32 and self.weight.dtype == ms.float32:
+        # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
+        half = self.fp16 or self.bf16
+        if not half and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
             output = self.fast(x, self.weight, self.geometry)
         else:
             output = self.conv2d(x, self.weight)
         if self.has_bias:
             output = self.bias_add(output, self.bias)
         return output
+
+
+class _Operator(ops.Custom):
+    """A compiled function as an operator. It has no state, so a copied network keeps it; Custom itself cannot be copied."""
+
+    def __init__(self, name: str, shape, bprop=None):
+        super().__init__(f"{compiled()}:{name}", shape, ms.float32, func_type="aot", bprop=bprop)
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -55,7 +68,7 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _forward(geometry: tuple[int, ...]):
     """The operator for one stride, dilation, padding and number of groups, with its gradient."""
     stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, _ = geometry
@@ -72,23 +85,23 @@ def _forward(geometry: tuple[int, ...]):
         dx = data(dout, weight, geometry, x)
         return dx, weights(x, dout, geometry, weight), ops.zeros_like(geometry)
 
-    operator = ops.Custom(f"{compiled()}:ConvForward", shape, ms.float32, func_type="aot", bprop=bprop)
+    operator = _Operator("ConvForward", shape, bprop)
     # Graph mode keeps inferred shapes by name and attributes: without this, two strides would be taken for one operator.
     operator.add_prim_attr("geometry", geometry)
     return operator
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _data():
     def shape(dy, weight, geometry, x):
         return x
 
-    return ops.Custom(f"{compiled()}:ConvData", shape, ms.float32, func_type="aot")
+    return _Operator("ConvData", shape)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _weights():
     def shape(x, dy, geometry, weight):
         return weight
 
-    return ops.Custom(f"{compiled()}:ConvWeights", shape, ms.float32, func_type="aot")
+    return _Operator("ConvWeights", shape)

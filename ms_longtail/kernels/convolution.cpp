@@ -369,10 +369,15 @@ Convolution &find(const Key &key) {
   return recent.front().second;
 }
 
-int run(Kind kind, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry, void *first, void *second,
+// The types that MindSpore passes are those after its own casts; an operator that got halves would read past their end.
+int run(Kind kind, const char **types, int count, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry, void *first, void *second,
         void *result) {
   try {
     if (!state) throw std::runtime_error("mslt_open was not called");
+    for (int i = 0; i < count; ++i) {
+      const char *wanted = i == 2 ? "int64" : "float32";
+      if (std::strcmp(types[i], wanted)) throw std::runtime_error(std::string(wanted) + " expected, got " + types[i]);
+    }
     Key key{kind};
     for (const int64_t *shape : {x, w, y}) key.insert(key.end(), shape, shape + 4);
     key.insert(key.end(), geometry, geometry + 9);
@@ -441,12 +446,13 @@ EXPORT int64_t mslt_kept() { return int64_t(recent.size()); }
 EXPORT int64_t mslt_scratch() { return state ? int64_t(state->scratch_bytes) : 0; }
 
 // The operators, in the form that mindspore.ops.Custom calls: inputs, then the output.
-EXPORT int ConvForward(int, void **p, int *, int64_t **s, const char **, void *, void *) {  // x, weight, geometry -> y
-  return run(kForwardKind, s[0], s[1], s[3], static_cast<int64_t *>(p[2]), p[0], p[1], p[3]);
+#define ARGUMENTS int count, void **p, int *, int64_t **s, const char **types, void *, void *
+EXPORT int ConvForward(ARGUMENTS) {  // x, weight, geometry -> y
+  return run(kForwardKind, types, count, s[0], s[1], s[3], static_cast<int64_t *>(p[2]), p[0], p[1], p[3]);
 }
-EXPORT int ConvData(int, void **p, int *, int64_t **s, const char **, void *, void *) {  // dy, weight, geometry, x -> dx
-  return run(kDataKind, s[4], s[1], s[0], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+EXPORT int ConvData(ARGUMENTS) {  // dy, weight, geometry, x -> dx
+  return run(kDataKind, types, count, s[4], s[1], s[0], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
 }
-EXPORT int ConvWeights(int, void **p, int *, int64_t **s, const char **, void *, void *) {  // x, dy, geometry, weight -> dw
-  return run(kWeightsKind, s[0], s[4], s[1], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+EXPORT int ConvWeights(ARGUMENTS) {  // x, dy, geometry, weight -> dw
+  return run(kWeightsKind, types, count, s[0], s[4], s[1], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
 }

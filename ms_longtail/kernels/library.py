@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
-import importlib.util
 import logging
 from pathlib import Path
 
 from .. import runtime
 
 log = logging.getLogger(__name__)
+UNBUILT = "the extension was not built"
 BUILD = "install a C++ compiler (g++) and run pip install again"
 
 
@@ -21,14 +21,14 @@ def compiled() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _open() -> tuple[ctypes.CDLL | None, str]:
     """The opened library and '', or None and the reason; tried once a process."""
     import mindspore
 
     path = compiled()
     if path is None:
-        return None, "the extension was not built"
+        return None, UNBUILT
     onednn = Path(mindspore.__file__).parent / "lib" / "libdnnl.so.3"
     try:
         library = ctypes.CDLL(str(path))
@@ -37,11 +37,11 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
         refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads())
     except (OSError, AttributeError) as error:  # built for another system, or a file of the same name
-        return None, " ".join(str(error).split())
+        refused = " ".join(str(error).split()).encode()
     if refused:
-        reason = refused.decode()
-        log.warning("CPU convolution by matrix products: %s", reason)
-        return None, reason
+        # What is there but cannot be used is worth a line; what was never built is the doctor's to tell.
+        log.warning("convolution by MindSpore's own kernels: %s", refused.decode())
+        return None, refused.decode()
     return library, ""
 
 
