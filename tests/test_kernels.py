@@ -269,6 +269,40 @@ def call(shape, outputs, kernel):
     return y
 
 
+SIDE_BY_SIDE = """
+import ctypes, os
+import mindspore as ms, numpy as np
+from mindspore import Tensor, nn
+from ms_longtail import runtime
+from ms_longtail.kernels import Conv2d
+runtime.start("cpu")
+x = Tensor(np.ones((2, 16, 8, 8), np.float32))
+Conv2d(16, 16, 3)(x).asnumpy()
+nn.Conv2d(16, 16, 3)(x).asnumpy()
+print("limit of MindSpore's:", ctypes.CDLL("libdnnl.so.3", mode=os.RTLD_NOLOAD).dnnl_get_effective_cpu_isa())
+"""
+
+
+@built
+@pytest.mark.skipif(not runtime.tune_cpu(), reason="the limit is for x86")
+def test_mindspores_own_convolution_keeps_its_fast_path_beside_ours(tmp_path):
+    """Its library must stay limited to AVX2 while ours is not: with AVX-512 its plain layouts take a reference loop."""
+    script = tmp_path / "side.py"
+    script.write_text(SIDE_BY_SIDE)
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"} | {
+        "ONEDNN_VERBOSE": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    ran = [line.split(",")[6] for line in lines if ",exec,cpu,convolution," in line]
+    assert len(ran) == 2
+    assert all(kernel.startswith(("jit", "brg")) for kernel in ran[:1])
+    assert "ref" not in ran[1]
+    assert lines[-1] == "limit of MindSpore's: 7"  # dnnl_cpu_isa_avx2
+
+
 @built
 def test_what_is_no_float32_is_refused_before_it_is_read(capfd):
     a = np.ones(1, np.float16)
