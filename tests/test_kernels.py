@@ -179,14 +179,43 @@ def test_initial_values_and_names_are_those_of_nn_conv2d():
 
 
 @built
-def test_half_precision_goes_to_nn_conv2d(mode):
+def test_half_precision_goes_to_nn_conv2d_and_says_so_once(mode, caplog):
     x = Tensor(np.random.default_rng(0).standard_normal((2, 4, 8, 8)), ms.float32)
     cell, other = Conv2d(4, 8, 3), Conv2d(4, 8, 3)
     other.weight.set_data(cell.weight.value())
     expected = cell(x).asnumpy()
-    half = other.to_float(ms.float16)(x)
+    conv2d._say_half.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        half = nn.SequentialCell([other]).to_float(ms.float16)(x)
+        Conv2d(4, 8, 3).to_float(ms.float16)
     assert half.dtype == ms.float16
+    assert [r.message for r in caplog.records] == [
+        "convolution by MindSpore's own kernels: half precision was asked for"
+    ]
     assert_close(half.asnumpy(), expected, "float16", factor=3)
+
+
+@built
+def test_no_image_at_all(mode):
+    empty = Tensor(np.ones((0, 4, 15, 13), np.float32))
+    cell = Conv2d(4, 5, 3)
+    assert cell(empty).shape == nn.Conv2d(4, 5, 3)(empty).shape == (0, 5, 15, 13)
+
+    def total(x):
+        return cell(x).sum()
+
+    gradients = ops.grad(total, None, cell.trainable_params())(empty)
+    np.testing.assert_array_equal(gradients[0].asnumpy(), np.zeros((5, 4, 3, 3)))
+
+
+@built
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((2, 4, 8, 8), "must have the shape"), ((3, 8, 8), "must have the shape"), ((2, 3, 2, 9), "leaves nothing")],
+)
+def test_a_shape_that_does_not_fit_is_named(mode, shape, words):
+    with pytest.raises(Exception, match=words):
+        Conv2d(3, 4, 3, pad_mode="valid")(Tensor(np.ones(shape, np.float32))).asnumpy()
 
 
 @built

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .library import compiled, reason
+
+log = logging.getLogger(__name__)
 
 
 class Conv2d(nn.Conv2d):
@@ -18,8 +21,11 @@ class Conv2d(nn.Conv2d):
 
     Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
     kernels on a CPU; other types go to `nn.Conv2d`. The same inputs give the same bits in every run with the same number
-    of threads. There is no second-order gradient. `models.layers.conv` takes it
-    where it can serve; elsewhere its constructor raises RuntimeError with the reason.
+    of threads. There is no second-order gradient. `models.layers.conv` takes it where it can serve; elsewhere the
+    constructor raises RuntimeError with the reason.
+
+    Raises ValueError when x has not four axes, other channels than
+    the weight, or no place for the kernel.
 
     Shapes: x (N, C, H, W) -> (N, O, OH, OW), as in `nn.Conv2d`.
 
@@ -39,6 +45,11 @@ class Conv2d(nn.Conv2d):
         self.fast = _forward(geometry)
         self.add_flags(fp16=False, bf16=False)  # `to_float` sets them; the graph parser wants them there from the start
 
+    def add_flags(self, **flags):
+        if flags.get("fp16") or flags.get("bf16"):
+            _say_half()
+        return super().add_flags(**flags)
+
     def construct(self, x):
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
         half = self.fp16 or self.bf16
@@ -49,6 +60,12 @@ class Conv2d(nn.Conv2d):
         if self.has_bias:
             output = self.bias_add(output, self.bias)
         return output
+
+
+@functools.cache
+def _say_half() -> None:
+    """Once a process, whatever the number of layers."""
+    log.warning("convolution by MindSpore's own kernels: half precision was asked for")
 
 
 class _Operator(ops.Custom):
@@ -71,11 +88,15 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
 @functools.cache
 def _forward(geometry: tuple[int, ...]):
     """The operator for one stride, dilation, padding and number of groups, with its gradient."""
-    stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, _ = geometry
+    stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, groups = geometry
 
     def shape(x, weight, _):
+        if len(x) != 4 or x[1] != weight[1] * groups:
+            raise ValueError(f"x must have the shape (N, {weight[1] * groups}, H, W), got {tuple(x)}")
         height = output_size(x[2], weight[2], stride_h, dilation_h, top, bottom)
         width = output_size(x[3], weight[3], stride_w, dilation_w, left, right)
+        if min(height, width) < 1:
+            raise ValueError(f"x of shape {tuple(x)} leaves nothing for a kernel of {tuple(weight[2:])}")
         return x[0], weight[0], height, width
 
     data, weights = _data(), _weights()
