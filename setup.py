@@ -1,8 +1,18 @@
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 here = Path(__file__).parent
+
+# Loaded by MindSpore and ctypes, so no Python headers. Without a compiler MindSpore's own convolution serves.
+convolution = Extension(
+    "ms_longtail.kernels._convolution",
+    ["ms_longtail/kernels/convolution.cpp"],
+    language="c++",
+    optional=True,
+    extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden"],
+    libraries=["dl", "pthread"],
+)
 
 setup(
     name="ms-longtail",
@@ -15,6 +25,7 @@ setup(
     packages=[*find_packages(include=["ms_longtail", "ms_longtail.*"]), "ms_longtail.configs"],
     package_dir={"ms_longtail.configs": "configs"},
     package_data={"ms_longtail.configs": ["*/*.yaml", "*/*/*.yaml"]},
+    ext_modules=[convolution],
     install_requires=[
         "mindspore>=2.10,<2.11",
         "numpy>=1.26,<2",  # MindSpore 2.10 breaks with NumPy 2, although its own metadata allows it

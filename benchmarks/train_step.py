@@ -1,9 +1,9 @@
-"""One training step of CIFAR ResNet-32, batch 128: this project, the same without its oneDNN setting, and PyTorch.
+"""One training step on the CPU: this project, with MindSpore's own convolution, as MindSpore ships, and PyTorch.
 
-Each contestant runs in a process of its own, in turn, several rounds; the ratios are within a round, so that a machine
-whose speed drifts does not decide the result.
+Each contestant is a process of its own; they take turns step by step, one at a time, and a ratio is that of two steps of
+the same round, so that a machine whose speed drifts, or that has other work, does not decide the result.
 
-    python benchmarks/train_step.py [--rounds 3] [--steps 12]
+    python benchmarks/train_step.py [--network resnet32_cifar] [--steps 12]
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ import time
 
 from common import arguments, report
 
-BATCH, DEPTH = 128, 32
+# network -> (batch, pixels)
+NETWORKS = {"resnet32_cifar": (128, 32), "resnet18": (16, 96), "resnet50": (16, 224)}
+# contestant -> environment
+CONTESTANTS = {
+    "ms_longtail": {},
+    "ms_longtail, MSLT_CPU_CONV=gemm": {"MSLT_CPU_CONV": "gemm"},
+    # A limit that limits nothing: the library chooses as if the variable were not there.
+    "ms_longtail, as MindSpore ships": {"MSLT_CPU_CONV": "gemm", "ONEDNN_MAX_CPU_ISA": "ALL"},
+    "PyTorch contiguous": {},
+    "PyTorch channels_last": {},
+}
+WARM_UP = 2  # the first step compiles
 
 
-def ours(steps: int) -> list[float]:
-    """Seconds of each step after the first two (the first compiles)."""
+def ours(name: str, batch: int, size: int):
+    """A function that does one step on random images."""
     import mindspore as ms
     import numpy as np
 
@@ -32,114 +43,96 @@ def ours(steps: int) -> list[float]:
     from ms_longtail.training.step import TrainStep
 
     runtime.start("cpu")
-    model = MODELS.get(f"resnet{DEPTH}_cifar")(num_classes=10)
-    objective = Classification(model, CrossEntropy())
-    step = TrainStep(objective, sgd(objective.trainable_params(), [0.1] * (steps + 2)))
+    objective = Classification(MODELS.get(name)(num_classes=10), CrossEntropy())
+    step = TrainStep(objective, sgd(objective.trainable_params(), [0.1] * 10_000))
     step.set_train()
     rng = np.random.default_rng(0)
-    images = ms.Tensor(rng.integers(0, 256, (BATCH, 3, 32, 32)).astype(np.uint8))
-    labels = ms.Tensor(rng.integers(0, 10, BATCH).astype(np.int32))
-    return [timed(lambda: step(images, labels)[0].asnumpy()) for _ in range(steps + 2)][2:]
+    images = ms.Tensor(rng.integers(0, 256, (batch, 3, size, size)).astype(np.uint8))
+    labels = ms.Tensor(rng.integers(0, 10, batch).astype(np.int32))
+    return lambda: step(images, labels)[0].asnumpy()
 
 
-def pytorch(steps: int, channels_last: bool) -> list[float]:
-    import torch
-    from torch import nn
-    from torch.nn import functional
+def serve(contestant: str, network: str, cores: int | None) -> None:
+    """A contestant's process: one step for every line on standard input, its seconds on standard output."""
+    if cores:  # every library asks which processors it may use when it is loaded
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if contestant.startswith("PyTorch"):
+        from pytorch_resnet import training_step
 
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.stride, self.extra = stride, (outputs - inputs) // 2
-
-        def forward(self, x):
-            y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-            if self.extra:
-                x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
-            return functional.relu(x + y)
-
-    n = (DEPTH - 2) // 6
-    blocks, inputs = [], 16
-    for channels in (16, 32, 64):
-        for number in range(n):
-            blocks.append(Block(inputs, channels, 2 if channels > 16 and number == 0 else 1))
-            inputs = channels
-    first = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    model = nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=2e-4)
-    images = torch.randint(0, 256, (BATCH, 3, 32, 32)).float() / 255
-    labels = torch.randint(0, 10, (BATCH,))
-    if channels_last:
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-
-    def step():
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return [timed(step) for _ in range(steps + 2)][2:]
+        step = training_step(network, *NETWORKS[network], channels_last=contestant.endswith("channels_last"))
+    else:
+        step = ours(network, *NETWORKS[network])
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        print(time.perf_counter() - began, flush=True)
 
 
-def timed(function) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
+class Process:
+    """A contestant, waiting for its turn; `step()` is None where it cannot run."""
+
+    def __init__(self, contestant: str, network: str, cores: int | None):
+        command = [sys.executable, __file__, "--serve", contestant, "--network", network]
+        command += ["--cores", str(cores)] if cores else []
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = subprocess.Popen(command, env=os.environ | {"GLOG_v": "3"} | CONTESTANTS[contestant], **pipes)
+
+    def step(self) -> float | None:
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            return float(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            return None
 
 
-CONTESTANTS = {
-    "ms_longtail": lambda steps: ours(steps),
-    "ms_longtail, as MindSpore ships": lambda steps: ours(min(2, steps)),
-    "PyTorch contiguous": lambda steps: pytorch(steps, False),
-    "PyTorch channels_last": lambda steps: pytorch(steps, True),
-}
-
-
-def child(name: str, steps: int) -> float | None:
-    """Median seconds of a contestant in a process of its own; None where it cannot run."""
-    variables = {"GLOG_v": "3"}
-    if name.endswith("ships"):
-        # A limit that limits nothing: the library chooses as if the variable were not there.
-        variables["ONEDNN_MAX_CPU_ISA"] = "ALL"
-    command = [sys.executable, __file__, "--only", name, "--steps", str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+def rounds(network: str, steps: int, cores: int | None) -> dict[str, list[float]]:
+    """Seconds of every step of every contestant that runs; one step, after one to compile, of the one that takes half a minute."""
+    processes = {name: Process(name, network, cores) for name in CONTESTANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    for number in range(WARM_UP + steps):
+        for name, process in processes.items():
+            if name.endswith("ships") and number not in (WARM_UP - 1, WARM_UP):
+                continue
+            value = process.step()
+            if value is not None and number >= WARM_UP:
+                seconds[name].append(value)
+    for process in processes.values():
+        process.process.stdin.close()
+        process.process.wait()
+    return seconds
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "benchmarks/results/train_step.json")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--network", choices=NETWORKS, help="only this one (default: all)")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--only", choices=CONTESTANTS, help="run one contestant here and print its median")
+    parser.add_argument("--cores", type=int, help="let every contestant use only so many (default: all)")
+    parser.add_argument("--without-shipped", action="store_true", help="leave out the contestant that takes minutes")
+    parser.add_argument("--serve", choices=CONTESTANTS, help="be this contestant's process")
     options = parser.parse_args()
-    if options.only:
-        print(statistics.median(CONTESTANTS[options.only](options.steps)))
-        return
-    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    for number in range(options.rounds):
-        for name in CONTESTANTS:
-            if name.endswith("ships") and number:
-                continue  # half a minute a step: once is enough
-            value = child(name, options.steps)
-            if value is not None:
-                seconds[name].append(value)
-    base = seconds["PyTorch contiguous"]
+    if options.serve:
+        return serve(options.serve, options.network, options.cores)
+    if options.without_shipped:
+        del CONTESTANTS["ms_longtail, as MindSpore ships"]
     rows = []
-    for name, values in seconds.items():
-        row = {
-            "contestant": name,
-            "s / step (median of rounds)": "not installed" if not values else f"{statistics.median(values):.3f}",
-        }
-        row["each round"] = " ".join(f"{v:.3f}" for v in values)
-        ratios = [v / b for v, b in zip(values, base, strict=False)]
-        row["times PyTorch contiguous"] = f"{statistics.median(ratios):.2f}" if ratios else ""
-        row["times ms_longtail"] = f"{values[0] / seconds['ms_longtail'][0]:.2f}" if values else ""
-        rows.append(row)
-    report(f"ResNet-{DEPTH}, batch {BATCH}, forward + backward + SGD", rows, options.json)
+    for network in [options.network] if options.network else NETWORKS:
+        batch, size = NETWORKS[network]
+        seconds = rounds(network, options.steps, options.cores)
+        base = seconds["PyTorch contiguous"]
+        for name, values in seconds.items():
+            ratios = [v / b for v, b in zip(values, base, strict=False)]
+            rows.append(
+                {
+                    "network": f"{network}, batch {batch}, {size} px",
+                    "contestant": name,
+                    "s / step": f"{statistics.median(values):.3f}" if values else "not installed",
+                    "fastest": f"{min(values):.3f}" if values else "",
+                    "times PyTorch contiguous": f"{statistics.median(ratios):.2f}" if ratios else "",
+                    "each step": " ".join(f"{v:.3f}" for v in values),
+                }
+            )
+    report("Forward + backward + SGD", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def _convolution() -> list[Finding]:
     shown = Finding("ONEDNN_MAX_CPU_ISA", limit or "not set")
     try:
         runtime.start("cpu")
+        path = _path()
         speed = convolution_gflops()
     except Exception as error:  # the doctor reports, whatever is broken
         return [shown, Finding("convolution", " ".join(str(error).split())[:200], False, "reinstall MindSpore")]
@@ -101,10 +102,23 @@ def _convolution() -> list[Finding]:
         advice = f"a reference loop is in use: start Python with ONEDNN_MAX_CPU_ISA=AVX2 (now {limit or 'not set'})"
     return [
         shown,
+        path,
         Finding(
             "convolution", f"{speed:.0f} GFLOP/s, {'fast' if good else 'slow'} kernel (3x3, 32 channels)", good, advice
         ),
     ]
+
+
+def _path() -> Finding:
+    """Which convolution the networks take, and how to get the other. Neither is a fault: both are right."""
+    from .kernels import BUILD, UNBUILT, reason
+
+    why, variable = reason(), runtime.CONVOLUTION_VARIABLE
+    if not why:
+        found = f"compiled operator, {runtime.convolution_threads()} threads"
+        return Finding("convolution on the CPU", found, True, f"{variable}=gemm takes MindSpore's own")
+    advice = {UNBUILT: f"for the fast one, {BUILD}", f"{variable}=gemm is set": f"unset {variable} for the fast one"}
+    return Finding("convolution on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))
 
 
 def convolution_gflops(batch: int = 64, channels: int = 32, size: int = 32) -> float:

@@ -7,6 +7,7 @@ import platform
 import sys
 from dataclasses import dataclass
 
+CONVOLUTION_VARIABLE = "MSLT_CPU_CONV"
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 _TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 
@@ -26,6 +27,30 @@ def tune_cpu() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     return os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def fast_convolution() -> bool:
+    """False when the user asked for MindSpore's own convolution (MSLT_CPU_CONV=gemm); any other value is a mistake."""
+    asked = os.environ.get(CONVOLUTION_VARIABLE, "")
+    if asked not in ("", "onednn", "gemm"):
+        raise DeviceError(f"{CONVOLUTION_VARIABLE}={asked!r} is not known; choose from onednn, gemm")
+    return asked != "gemm"
+
+
+def convolution_threads() -> int:
+    """Threads of one convolution: OMP_NUM_THREADS where it is set, else this worker's share of the processors allowed."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    here = int(os.environ.get("MS_WORKER_NUM", "1")) if in_group() else 1
+    return max(1, len(os.sched_getaffinity(0)) // here)
+
+
+def on_cpu() -> bool:
+    """True when networks built now run on the CPU."""
+    import mindspore as ms
+
+    return ms.get_context("device_target") == "CPU"
 
 
 def quiet_logs() -> None:
@@ -82,6 +107,7 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
     import mindspore as ms
 
     tune_cpu()
+    fast_convolution()
     single_threaded_opencv()
     name = choose_device(device)
     ms.set_device(_TARGETS[name])

@@ -7,12 +7,14 @@ import zlib
 import numpy as np
 from mindspore import nn, ops
 
+from ..kernels import Conv2d, reason
 from ..parameters import assign
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Cell:
     """Convolution without bias, padded so that stride 1 keeps the size. Every backbone takes its convolutions here."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False)
+    cell = nn.Conv2d if reason() else Conv2d
+    return cell(inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False)
 
 
 def blended(x, partner, blend):

@@ -1,0 +1,495 @@
+// Convolution for MindSpore on the CPU by the oneDNN that MindSpore's wheel carries.
+//
+// MindSpore hands that library plain NCHW descriptors, for which it has matrix products or a reference loop only. Here it
+// is asked which layouts it likes best ("format any"), tensors are reordered on the way in and out, and the work is spread
+// over a thread pool of our own. The wheel has no oneDNN headers, so the few functions of its C interface that are needed
+// are declared here, and only the release that they were checked against is accepted.
+//
+// Tensors are float32 and contiguous: x (N, C, H, W), weight (O, C/groups, KH, KW), y (N, O, OH, OW).
+// geometry is int64: stride h, w; dilation h, w (1 = dense); padding top, bottom, left, right, or -1 for "same"; groups.
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace dnnl {
+namespace threadpool_interop {
+// As in oneDNN 3.10: the order of the virtual functions is the interface. Visible, because the library has the same type.
+struct threadpool_iface {
+  virtual int get_num_threads() const = 0;
+  virtual bool get_in_parallel() const = 0;
+  virtual void parallel_for(int n, const std::function<void(int, int)> &body) = 0;
+  virtual uint64_t get_flags() const = 0;
+  virtual void wait() = 0;  // not in every release; the library never destroys a pool, so the entry after it is unused
+  virtual ~threadpool_iface() = default;
+};
+}  // namespace threadpool_interop
+}  // namespace dnnl
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------- oneDNN's C interface
+
+using Dims = int64_t[12];
+using Handle = void *;  // engines, streams, descriptors, primitives and memories are all opaque pointers
+struct Version { int major, minor, patch; const char *hash; unsigned cpu_runtime, gpu_runtime; };
+struct Argument { int name; Handle memory; };
+
+enum : int {
+  kCpu = 1, kFloat32 = 3, kFormatAny = 1, kForward = 64, kDirect = 1, kScratchByCaller = 1,
+  kQuerySrc = 129, kQueryDiffSrc, kQueryWeights, kQueryDiffWeights, kQueryDst, kQueryDiffDst, kQueryScratch = 136,
+  kSrc = 1, kDst = 17, kWeights = 33, kScratch = 80, kDiffSrc = 129, kDiffDst = 145, kDiffWeights = 161,
+};
+constexpr unsigned kThreadPoolRuntime = 8;
+
+#define FUNCTIONS(F)                                                                                                    \
+  F(engine_create, int (*)(Handle *, int, size_t))                                                                      \
+  F(threadpool_interop_stream_create, int (*)(Handle *, Handle, void *))                                                \
+  F(threadpool_interop_set_max_concurrency, int (*)(int))                                                               \
+  F(threadpool_interop_get_max_concurrency, int (*)(int *))                                                             \
+  F(primitive_attr_create, int (*)(Handle *))                                                                           \
+  F(primitive_attr_set_scratchpad_mode, int (*)(Handle, int))                                                           \
+  F(primitive_attr_set_deterministic, int (*)(Handle, int))                                                             \
+  F(memory_desc_create_with_tag, int (*)(Handle *, int, const int64_t *, int, int))                                     \
+  F(memory_desc_create_with_strides, int (*)(Handle *, int, const int64_t *, int, const int64_t *))                     \
+  F(memory_desc_destroy, int (*)(Handle))                                                                               \
+  F(memory_desc_equal, int (*)(Handle, Handle))                                                                         \
+  F(memory_desc_get_size, size_t (*)(Handle))                                                                           \
+  F(memory_create, int (*)(Handle *, Handle, Handle, void *))                                                           \
+  F(memory_set_data_handle, int (*)(Handle, void *))                                                                    \
+  F(memory_destroy, int (*)(Handle))                                                                                    \
+  F(convolution_forward_primitive_desc_create,                                                                          \
+    int (*)(Handle *, Handle, int, int, Handle, Handle, Handle, Handle, const int64_t *, const int64_t *,               \
+            const int64_t *, const int64_t *, Handle))                                                                  \
+  F(convolution_backward_data_primitive_desc_create,                                                                    \
+    int (*)(Handle *, Handle, int, Handle, Handle, Handle, const int64_t *, const int64_t *, const int64_t *,           \
+            const int64_t *, Handle, Handle))                                                                           \
+  F(convolution_backward_weights_primitive_desc_create,                                                                 \
+    int (*)(Handle *, Handle, int, Handle, Handle, Handle, Handle, const int64_t *, const int64_t *, const int64_t *,   \
+            const int64_t *, Handle, Handle))                                                                           \
+  F(reorder_primitive_desc_create, int (*)(Handle *, Handle, Handle, Handle, Handle, Handle))                           \
+  F(primitive_desc_query_md, Handle (*)(Handle, int, int))                                                              \
+  F(primitive_desc_destroy, int (*)(Handle))                                                                            \
+  F(primitive_create, int (*)(Handle *, Handle))                                                                        \
+  F(primitive_execute, int (*)(Handle, Handle, int, const Argument *))                                                  \
+  F(primitive_destroy, int (*)(Handle))
+
+struct Library {
+#define MEMBER(name, type) std::add_pointer_t<std::remove_pointer_t<type>> name = nullptr;
+  FUNCTIONS(MEMBER)
+#undef MEMBER
+} lib;
+
+void check(int status, const char *what) {
+  if (status != 0) throw std::runtime_error(std::string("oneDNN refuses ") + what + ", status " + std::to_string(status));
+}
+
+// -------------------------------------------------------------------------------------------------------- thread pool
+
+// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing
+// and a process forked without the workers goes on. Which thread takes a part has no influence on the result.
+class Pool final : public dnnl::threadpool_interop::threadpool_iface {
+ public:
+  explicit Pool(int threads) : threads_(threads) {
+    for (int i = 1; i < threads; ++i) std::thread([this] { work(); }).detach();  // the pool lives as long as the process
+  }
+  int get_num_threads() const override { return threads_; }
+  bool get_in_parallel() const override { return inside_; }
+  uint64_t get_flags() const override { return 0; }  // parallel_for returns when all is done
+  void wait() override {}
+
+  void parallel_for(int n, const std::function<void(int, int)> &body) override {
+    if (n <= 1 || n > kMost || threads_ == 1 || inside_) {
+      for (int i = 0; i < n; ++i) body(i, n);
+      return;
+    }
+    body_ = &body;
+    done_.store(0, std::memory_order_relaxed);
+    const uint64_t turn = (state_.load(std::memory_order_relaxed) >> 32) + 1;
+    state_.store(turn << 32 | uint64_t(n) << 16);
+    if (sleeping_.load() > 0) {
+      { std::lock_guard<std::mutex> guard(mutex_); }
+      wake_.notify_all();
+    }
+    while (take()) {}
+    for (int spins = 0; done_.load(std::memory_order_acquire) < n; ++spins) pause(spins);
+  }
+
+ private:
+  static constexpr int kMost = 0xffff;
+  static constexpr int kSpins = 2000;  // some 30 microseconds: longer would take the processor from MindSpore's threads
+
+  static void pause(int spins) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+    if (spins % 256 == 255) sched_yield();
+  }
+  static bool open(uint64_t state) { return (state & kMost) < (state >> 16 & kMost); }
+
+  // Do one part of the present call, if one is left. While a part is out, the call that body_ belongs to cannot end.
+  bool take() {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    while (open(state)) {
+      if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;
+      inside_ = true;
+      (*body_)(int(state & kMost), int(state >> 16 & kMost));
+      inside_ = false;
+      done_.fetch_add(1, std::memory_order_release);
+      return true;
+    }
+    return false;
+  }
+
+  void work() {
+    for (;;) {
+      for (int spins = 0; spins < kSpins; ++spins) {
+        if (take()) spins = 0;
+        pause(spins);
+      }
+      std::unique_lock<std::mutex> guard(mutex_);
+      sleeping_.fetch_add(1);
+      wake_.wait(guard, [this] { return open(state_.load()); });
+      sleeping_.fetch_sub(1);
+    }
+  }
+
+  const int threads_;
+  const std::function<void(int, int)> *body_ = nullptr;
+  std::atomic<uint64_t> state_{0};  // number of the call, number of parts, next part: 32 + 16 + 16 bits
+  std::atomic<int> done_{0}, sleeping_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  static thread_local bool inside_;
+};
+thread_local bool Pool::inside_ = false;
+
+// --------------------------------------------------------------------------------------------------- one convolution
+
+struct State {
+  Handle engine = nullptr, stream = nullptr, attributes = nullptr;
+  int threads = 1;
+  char *scratch = nullptr;
+  size_t scratch_bytes = 0;
+  std::mutex mutex;  // one convolution at a time: it has all threads, and the scratch memory is shared
+} *state = nullptr;
+std::string failure;
+
+using Owned = std::unique_ptr<void, int (*)(Handle)>;
+Owned own(Handle handle, int (*destroy)(Handle)) { return Owned(handle, destroy); }
+
+Owned plain(const int64_t *dims, int ndims) {
+  Dims strides;
+  int64_t step = 1;
+  for (int i = ndims; i-- > 0; step *= dims[i]) strides[i] = step;
+  Handle desc;
+  check(lib.memory_desc_create_with_strides(&desc, ndims, dims, kFloat32, strides), "a tensor");
+  return own(desc, lib.memory_desc_destroy);
+}
+
+Owned any(const int64_t *dims, int ndims) {
+  Handle desc;
+  check(lib.memory_desc_create_with_tag(&desc, ndims, dims, kFloat32, kFormatAny), "a tensor");
+  return own(desc, lib.memory_desc_destroy);
+}
+
+Owned memory(Handle desc) {
+  Handle result;
+  check(lib.memory_create(&result, desc, state->engine, nullptr), "memory");
+  return own(result, lib.memory_destroy);
+}
+
+Owned primitive(Handle desc) {
+  Handle result;
+  check(lib.primitive_create(&result, desc), "a primitive");
+  return own(result, lib.primitive_destroy);
+}
+
+size_t aligned(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+// A tensor of MindSpore's and the same in the library's layout; the two are one where the library likes the plain layout.
+struct Tensor {
+  Owned outside, inside, reorder;
+  size_t bytes = 0;  // of scratch memory
+
+  Tensor(const int64_t *dims, int ndims, Handle liked, bool input)
+      : outside(nullptr, nullptr), inside(nullptr, nullptr), reorder(nullptr, nullptr) {
+    Owned desc = plain(dims, ndims);
+    outside = memory(desc.get());
+    if (lib.memory_desc_equal(desc.get(), liked)) return;
+    inside = memory(liked);
+    bytes = aligned(lib.memory_desc_get_size(liked));
+    Handle from = input ? desc.get() : liked, to = input ? liked : desc.get(), made;
+    check(lib.reorder_primitive_desc_create(&made, from, state->engine, to, state->engine, state->attributes), "a reorder");
+    Owned reorder_desc = own(made, lib.primitive_desc_destroy);
+    scratch_desc_bytes = aligned(lib.memory_desc_get_size(lib.primitive_desc_query_md(made, kQueryScratch, 0)));
+    scratch = memory(lib.primitive_desc_query_md(made, kQueryScratch, 0));
+    reorder = primitive(made);
+  }
+
+  Owned scratch{nullptr, nullptr};
+  size_t scratch_desc_bytes = 0;
+
+  void place(void *data, char *&free) {
+    check(lib.memory_set_data_handle(outside.get(), data), "memory");
+    if (!inside) return;
+    check(lib.memory_set_data_handle(inside.get(), free), "memory");
+    free += bytes;
+  }
+  Handle used() const { return inside ? inside.get() : outside.get(); }
+
+  void copy(bool in, char *free) {
+    if (!reorder) return;
+    check(lib.memory_set_data_handle(scratch.get(), free), "memory");
+    const Argument arguments[] = {
+        {kSrc, in ? outside.get() : inside.get()}, {kDst, in ? inside.get() : outside.get()}, {kScratch, scratch.get()}};
+    check(lib.primitive_execute(reorder.get(), state->stream, 3, arguments), "to reorder");
+  }
+};
+
+enum Kind : int64_t { kForwardKind, kDataKind, kWeightsKind };
+using Key = std::vector<int64_t>;  // kind, shapes of x, weight and y, geometry
+
+struct Names { int first, second, result, query_first, query_second, query_result; };
+constexpr Names kNames[] = {
+    {kSrc, kWeights, kDst, kQuerySrc, kQueryWeights, kQueryDst},
+    {kDiffDst, kWeights, kDiffSrc, kQueryDiffDst, kQueryWeights, kQueryDiffSrc},
+    {kSrc, kDiffDst, kDiffWeights, kQuerySrc, kQueryDiffDst, kQueryDiffWeights},
+};
+
+class Convolution {
+ public:
+  explicit Convolution(const Key &key) : kind_(Kind(key[0])) {
+    const int64_t *x = &key[1], *w = &key[5], *y = &key[9], *g = &key[13];
+    const int64_t groups = g[8];
+    int64_t weights[5] = {groups, w[0] / groups, w[1], w[2], w[3]};  // as the library counts them where there are groups
+    const int64_t *wd = groups > 1 ? weights : w;
+    const int wn = groups > 1 ? 5 : 4;
+    int64_t strides[2], dilates[2], before[2], after[2];
+    for (int i = 0; i < 2; ++i) {
+      strides[i] = g[i];
+      dilates[i] = g[2 + i] - 1;
+      const int64_t kernel = dilates[i] * (w[2 + i] - 1) + w[2 + i];
+      const int64_t same = std::max<int64_t>((y[2 + i] - 1) * strides[i] + kernel - x[2 + i], 0);
+      before[i] = g[4 + 2 * i] < 0 ? same / 2 : g[4 + 2 * i];
+      after[i] = g[4 + 2 * i] < 0 ? same - same / 2 : g[5 + 2 * i];
+    }
+    Owned src = any(x, 4), weight = any(wd, wn), dst = any(y, 4);
+    Handle engine = state->engine, attributes = state->attributes, made;
+    check(lib.convolution_forward_primitive_desc_create(&made, engine, kForward, kDirect, src.get(), weight.get(), nullptr,
+                                                        dst.get(), strides, dilates, before, after, attributes),
+          "this convolution");
+    Owned desc = own(made, lib.primitive_desc_destroy);
+    if (kind_ == kDataKind) {
+      check(lib.convolution_backward_data_primitive_desc_create(&made, engine, kDirect, src.get(), weight.get(), dst.get(),
+                                                                strides, dilates, before, after, desc.get(), attributes),
+            "this convolution's data gradient");
+    } else if (kind_ == kWeightsKind) {
+      check(lib.convolution_backward_weights_primitive_desc_create(&made, engine, kDirect, src.get(), weight.get(), nullptr,
+                                                                   dst.get(), strides, dilates, before, after, desc.get(),
+                                                                   attributes),
+            "this convolution's weight gradient");
+    }
+    if (kind_ != kForwardKind) desc = own(made, lib.primitive_desc_destroy);
+    const Names &names = kNames[kind_];
+    auto layout = [&](int query) { return lib.primitive_desc_query_md(desc.get(), query, 0); };
+    const int64_t *dims[] = {kind_ == kDataKind ? y : x, kind_ == kWeightsKind ? y : wd,
+                             kind_ == kForwardKind ? y : kind_ == kDataKind ? x : wd};
+    const int ndims[] = {4, kind_ == kWeightsKind ? 4 : wn, kind_ == kWeightsKind ? wn : 4};
+    const int queries[] = {names.query_first, names.query_second, names.query_result};
+    for (int i = 0; i < 3; ++i) tensors_.emplace_back(dims[i], ndims[i], layout(queries[i]), i < 2);
+    scratch_ = memory(layout(kQueryScratch));
+    size_t last = aligned(lib.memory_desc_get_size(layout(kQueryScratch)));
+    for (const Tensor &tensor : tensors_) last = std::max(last, tensor.scratch_desc_bytes);
+    bytes_ = last;
+    for (const Tensor &tensor : tensors_) bytes_ += tensor.bytes;
+    primitive_ = primitive(desc.get());
+  }
+
+  size_t bytes() const { return bytes_; }
+
+  void run(void *first, void *second, void *result, char *free) {
+    void *data[] = {first, second, result};
+    for (int i = 0; i < 3; ++i) tensors_[i].place(data[i], free);
+    check(lib.memory_set_data_handle(scratch_.get(), free), "memory");
+    tensors_[0].copy(true, free);
+    tensors_[1].copy(true, free);
+    const Names &names = kNames[kind_];
+    const Argument arguments[] = {{names.first, tensors_[0].used()},
+                                  {names.second, tensors_[1].used()},
+                                  {names.result, tensors_[2].used()},
+                                  {kScratch, scratch_.get()}};
+    check(lib.primitive_execute(primitive_.get(), state->stream, 4, arguments), "to run a convolution");
+    tensors_[2].copy(false, free);
+  }
+
+ private:
+  Kind kind_;
+  std::vector<Tensor> tensors_;
+  Owned primitive_{nullptr, nullptr}, scratch_{nullptr, nullptr};
+  size_t bytes_ = 0;
+};
+
+// The convolutions used last. A training step of ResNet-50 has 70 different ones, and as many for the last batch.
+constexpr size_t kKept = 512;
+std::list<std::pair<Key, Convolution>> recent;
+std::map<Key, std::list<std::pair<Key, Convolution>>::iterator> known;
+
+Convolution &find(const Key &key) {
+  auto found = known.find(key);
+  if (found != known.end()) {
+    recent.splice(recent.begin(), recent, found->second);
+    return recent.front().second;
+  }
+  int before = 0;  // descriptors are cut for a number of threads, which is asked of the thread that makes them
+  check(lib.threadpool_interop_get_max_concurrency(&before), "its number of threads");
+  check(lib.threadpool_interop_set_max_concurrency(state->threads), "the number of threads");
+  struct Restore { int value; ~Restore() { lib.threadpool_interop_set_max_concurrency(value); } } restore{before};
+  recent.emplace_front(std::piecewise_construct, std::forward_as_tuple(key), std::forward_as_tuple(key));
+  known[key] = recent.begin();
+  if (recent.size() > kKept) {
+    known.erase(recent.back().first);
+    recent.pop_back();
+  }
+  return recent.front().second;
+}
+
+// The types that MindSpore passes are those after its own casts; an operator that got halves would read past their end.
+int run(Kind kind, const char **types, int count, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry, void *first, void *second,
+        void *result) {
+  try {
+    if (!state) throw std::runtime_error("mslt_open was not called");
+    for (int i = 0; i < count; ++i) {
+      const char *wanted = i == 2 ? "int64" : "float32";
+      if (std::strcmp(types[i], wanted)) throw std::runtime_error(std::string(wanted) + " expected, got " + types[i]);
+    }
+    if (x[0] == 0) {  // no image: only the weights' gradient has a value
+      if (kind == kWeightsKind) std::memset(result, 0, size_t(w[0] * w[1] * w[2] * w[3]) * sizeof(float));
+      return 0;
+    }
+    Key key{kind};
+    for (const int64_t *shape : {x, w, y}) key.insert(key.end(), shape, shape + 4);
+    key.insert(key.end(), geometry, geometry + 9);
+    std::lock_guard<std::mutex> guard(state->mutex);
+    Convolution &convolution = find(key);
+    if (convolution.bytes() > state->scratch_bytes) {
+      std::free(state->scratch);
+      state->scratch_bytes = 0;
+      state->scratch = static_cast<char *>(std::aligned_alloc(4096, convolution.bytes()));
+      if (!state->scratch) throw std::bad_alloc();
+      state->scratch_bytes = convolution.bytes();
+    }
+    convolution.run(first, second, result, state->scratch);
+    return 0;
+  } catch (const std::exception &error) {
+    std::fprintf(stderr, "ms_longtail convolution: %s\n", error.what());
+    return 1;
+  }
+}
+
+// A second instance of the library, from a copy in memory: its limit on instructions is a setting of the whole library.
+// MindSpore's must not use AVX-512, since its convolutions in plain layout are 34 times slower with it, and ours gain a
+// fifth by it. Null where that does not work; the one that MindSpore uses then serves, with its limit.
+void *private_copy(const char *path) {
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return nullptr;
+  const int from = open(path, O_RDONLY | O_CLOEXEC), to = memfd_create("libdnnl", MFD_CLOEXEC);
+  struct stat info {};
+  bool copied = from >= 0 && to >= 0 && fstat(from, &info) == 0;
+  for (off_t done = 0; copied && done < info.st_size;) copied = sendfile(to, from, &done, size_t(info.st_size - done)) > 0;
+  const std::string name = "/proc/self/fd/" + std::to_string(to);
+  // Bound to its own functions first, should the other instance's be visible to all.
+  void *handle = copied ? dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND) : nullptr;
+  if (from >= 0) close(from);
+  if (to >= 0) close(to);
+  auto limit = handle ? reinterpret_cast<int (*)(int)>(dlsym(handle, "dnnl_set_max_cpu_isa")) : nullptr;
+  constexpr int kNoLimit = 0;
+  if (limit && limit(kNoLimit) == 0) return handle;
+#endif
+  (void)path;
+  return nullptr;
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Open the oneDNN in the file at `path`. Null on success, else why not, in one line.
+EXPORT const char *mslt_open(const char *path, int threads) {
+  if (state) return nullptr;
+  // MindSpore's instance comes first: whoever asks for this name later gets the first one of that name.
+  void *handle = dlopen("libdnnl.so.3", RTLD_NOW | RTLD_NOLOAD);
+  if (!handle) handle = dlopen(path, RTLD_NOW);
+  if (!handle) {
+    failure = std::string("no libdnnl.so.3: ") + dlerror();
+    return failure.c_str();
+  }
+  auto version = reinterpret_cast<const Version *(*)()>(dlsym(handle, "dnnl_version"));
+  if (!version) return "libdnnl.so.3 does not tell its version";
+  const Version &v = *version();
+  if (v.major != 3 || v.minor != 10 || v.cpu_runtime != kThreadPoolRuntime) {
+    failure = "oneDNN 3.10 with the thread-pool runtime is needed, found " + std::to_string(v.major) + "." +
+              std::to_string(v.minor) + " with runtime " + std::to_string(v.cpu_runtime);
+    return failure.c_str();
+  }
+  Dl_info file;
+  if (dladdr(reinterpret_cast<void *>(version), &file)) {
+    if (void *copy = private_copy(file.dli_fname)) handle = copy;
+  }
+#define LOAD(name, type)                                                  \
+  lib.name = reinterpret_cast<type>(dlsym(handle, "dnnl_" #name));        \
+  if (!lib.name) return "libdnnl.so.3 has no function dnnl_" #name;
+  FUNCTIONS(LOAD)
+#undef LOAD
+  try {
+    auto made = std::make_unique<State>();
+    made->threads = std::max(1, threads);
+    check(lib.engine_create(&made->engine, kCpu, 0), "an engine");
+    check(lib.threadpool_interop_stream_create(&made->stream, made->engine, new Pool(made->threads)), "a stream");
+    check(lib.primitive_attr_create(&made->attributes), "attributes");
+    check(lib.primitive_attr_set_scratchpad_mode(made->attributes, kScratchByCaller), "scratch memory of the caller");
+    check(lib.primitive_attr_set_deterministic(made->attributes, 1), "to repeat its results");
+    state = made.release();
+  } catch (const std::exception &error) {
+    failure = error.what();
+    return failure.c_str();
+  }
+  return nullptr;
+}
+
+// Convolutions kept, and bytes of scratch memory.
+EXPORT int64_t mslt_kept() { return int64_t(recent.size()); }
+EXPORT int64_t mslt_scratch() { return state ? int64_t(state->scratch_bytes) : 0; }
+
+// The operators, in the form that mindspore.ops.Custom calls: inputs, then the output.
+#define ARGUMENTS int count, void **p, int *, int64_t **s, const char **types, void *, void *
+EXPORT int ConvForward(ARGUMENTS) {  // x, weight, geometry -> y
+  return run(kForwardKind, types, count, s[0], s[1], s[3], static_cast<int64_t *>(p[2]), p[0], p[1], p[3]);
+}
+EXPORT int ConvData(ARGUMENTS) {  // dy, weight, geometry, x -> dx
+  return run(kDataKind, types, count, s[4], s[1], s[0], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+}
+EXPORT int ConvWeights(ARGUMENTS) {  // x, dy, geometry, weight -> dw
+  return run(kWeightsKind, types, count, s[0], s[4], s[1], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+}

@@ -1,0 +1,59 @@
+"""The compiled part: finding it, opening it once, and saying in one line why it cannot serve."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import logging
+from pathlib import Path
+
+from .. import runtime
+
+log = logging.getLogger(__name__)
+UNBUILT = "the extension was not built"
+BUILD = "install a C++ compiler (g++) and run pip install again"
+
+
+def compiled() -> Path | None:
+    """The shared library that setup.py built beside this file, or None."""
+    files = (Path(__file__).with_name("_convolution" + end) for end in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+@functools.cache
+def _open() -> tuple[ctypes.CDLL | None, str]:
+    """The opened library and '', or None and the reason; tried once a process."""
+    import mindspore
+
+    path = compiled()
+    if path is None:
+        return None, UNBUILT
+    onednn = Path(mindspore.__file__).parent / "lib" / "libdnnl.so.3"
+    try:
+        library = ctypes.CDLL(str(path))
+        library.mslt_open.restype = ctypes.c_char_p
+        library.mslt_open.argtypes = ctypes.c_char_p, ctypes.c_int
+        library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
+        refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads())
+    except (OSError, AttributeError) as error:  # built for another system, or a file of the same name
+        refused = " ".join(str(error).split()).encode()
+    if refused:
+        # What is there but cannot be used is worth a line; what was never built is the doctor's to tell.
+        log.warning("convolution by MindSpore's own kernels: %s", refused.decode())
+        return None, refused.decode()
+    return library, ""
+
+
+def library() -> ctypes.CDLL:
+    """The opened library; only where `reason()` is empty."""
+    return _open()[0]
+
+
+def reason() -> str:
+    """'' where convolutions of this process take the compiled operator, else why not."""
+    if not runtime.on_cpu():
+        return "the device is no CPU"
+    if not runtime.fast_convolution():
+        return f"{runtime.CONVOLUTION_VARIABLE}=gemm is set"
+    return _open()[1]
