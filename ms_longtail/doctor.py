@@ -115,8 +115,8 @@ def _path() -> Finding:
 
     why, variable = reason(), runtime.CONVOLUTION_VARIABLE
     if not why:
-        found = f"compiled operator, {runtime.convolution_threads()} threads"
-        return Finding("convolution on the CPU", found, True, f"{variable}=gemm takes MindSpore's own")
+        found = f"compiled operator, {runtime.convolution_threads()} threads ({variable}=gemm: MindSpore's own)"
+        return Finding("convolution on the CPU", found)
     advice = {UNBUILT: f"for the fast one, {BUILD}", f"{variable}=gemm is set": f"unset {variable} for the fast one"}
     return Finding("convolution on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))
 
