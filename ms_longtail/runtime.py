@@ -46,6 +46,15 @@ def convolution_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // here)
 
 
+def convolution_parts() -> int:
+    """Parts that the work of one convolution is cut into, which decides the last digits of its sums.
+
+    One for every processor of the machine, not for every thread, so that a run gives the same bits with any number of
+    threads; 16 where there are more processors than threads, since each part keeps sums of its own.
+    """
+    return max(convolution_threads(), min(16, os.cpu_count() or 1))
+
+
 def on_cpu() -> bool:
     """True when networks built now run on the CPU."""
     import mindspore as ms

@@ -108,13 +108,14 @@ void check(int status, const char *what) {
 // -------------------------------------------------------------------------------------------------------- thread pool
 
 // The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing
-// and a process forked without the workers goes on. Which thread takes a part has no influence on the result.
+// and a process forked without the workers goes on. Which thread takes a part has no influence on the result, but how
+// many parts there are has, where sums are divided among them: so oneDNN is told a number of its own, not that of threads.
 class Pool final : public dnnl::threadpool_interop::threadpool_iface {
  public:
-  explicit Pool(int threads) : threads_(threads) {
+  Pool(int threads, int parts) : threads_(threads), parts_(parts) {
     for (int i = 1; i < threads; ++i) std::thread([this] { work(); }).detach();  // the pool lives as long as the process
   }
-  int get_num_threads() const override { return threads_; }
+  int get_num_threads() const override { return parts_; }
   bool get_in_parallel() const override { return inside_; }
   uint64_t get_flags() const override { return 0; }  // parallel_for returns when all is done
   void wait() override {}
@@ -175,7 +176,7 @@ class Pool final : public dnnl::threadpool_interop::threadpool_iface {
     }
   }
 
-  const int threads_;
+  const int threads_, parts_;
   const std::function<void(int, int)> *body_ = nullptr;
   std::atomic<uint64_t> state_{0};  // number of the call, number of parts, next part: 32 + 16 + 16 bits
   std::atomic<int> done_{0}, sleeping_{0};
@@ -189,7 +190,7 @@ thread_local bool Pool::inside_ = false;
 
 struct State {
   Handle engine = nullptr, stream = nullptr, attributes = nullptr;
-  int threads = 1;
+  int parts = 1;
   char *scratch = nullptr;
   size_t scratch_bytes = 0;
   std::mutex mutex;  // one convolution at a time: it has all threads, and the scratch memory is shared
@@ -364,7 +365,7 @@ Convolution &find(const Key &key) {
   }
   int before = 0;  // descriptors are cut for a number of threads, which is asked of the thread that makes them
   check(lib.threadpool_interop_get_max_concurrency(&before), "its number of threads");
-  check(lib.threadpool_interop_set_max_concurrency(state->threads), "the number of threads");
+  check(lib.threadpool_interop_set_max_concurrency(state->parts), "the number of parts");
   struct Restore { int value; ~Restore() { lib.threadpool_interop_set_max_concurrency(value); } } restore{before};
   recent.emplace_front(std::piecewise_construct, std::forward_as_tuple(key), std::forward_as_tuple(key));
   known[key] = recent.begin();
@@ -435,8 +436,9 @@ void *private_copy(const char *path) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Open the oneDNN in the file at `path`. Null on success, else why not, in one line.
-EXPORT const char *mslt_open(const char *path, int threads) {
+// Open the oneDNN in the file at `path`; work is cut in `parts` that `threads` threads take. Null on success, else why
+// not, in one line.
+EXPORT const char *mslt_open(const char *path, int threads, int parts) {
   if (state) return nullptr;
   // MindSpore's instance comes first: whoever asks for this name later gets the first one of that name.
   void *handle = dlopen("libdnnl.so.3", RTLD_NOW | RTLD_NOLOAD);
@@ -464,9 +466,9 @@ EXPORT const char *mslt_open(const char *path, int threads) {
 #undef LOAD
   try {
     auto made = std::make_unique<State>();
-    made->threads = std::max(1, threads);
+    made->parts = std::max(1, parts);
     check(lib.engine_create(&made->engine, kCpu, 0), "an engine");
-    check(lib.threadpool_interop_stream_create(&made->stream, made->engine, new Pool(made->threads)), "a stream");
+    check(lib.threadpool_interop_stream_create(&made->stream, made->engine, new Pool(std::max(1, threads), made->parts)), "a stream");
     check(lib.primitive_attr_create(&made->attributes), "attributes");
     check(lib.primitive_attr_set_scratchpad_mode(made->attributes, kScratchByCaller), "scratch memory of the caller");
     check(lib.primitive_attr_set_deterministic(made->attributes, 1), "to repeat its results");
