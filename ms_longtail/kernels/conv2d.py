@@ -20,12 +20,11 @@ class Conv2d(nn.Conv2d):
     y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] * x[n, c, stride * h + dilation * i - padding, ...]
 
     Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
-    kernels on a CPU; other types go to `nn.Conv2d`. The same inputs give the same bits in every run, with any number
-    of threads up to that of the processors (or 16). There is no second-order gradient. `models.layers.conv` takes it where it can serve; elsewhere the
-    constructor raises RuntimeError with the reason.
+    kernels on a CPU; other types go to `nn.Conv2d`. The same inputs give the same bits in every run, with any number of
+    threads up to that of the processors (or 16). There is no second-order gradient. `models.layers.conv` takes it where it
+    can serve; elsewhere the constructor raises RuntimeError with the reason.
 
-    Raises ValueError when x has not four axes, other channels than
-    the weight, or no place for the kernel.
+    Raises ValueError when x has not four axes, other channels than the weight, or no place for the kernel.
 
     Shapes: x (N, C, H, W) -> (N, O, OH, OW), as in `nn.Conv2d`.
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
+from .. import kernels
 from ..errors import UserError
 from ..recipe import Recipe, differences, essence, to_yaml
+from ..runtime import convolution_parts
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,6 +180,7 @@ def environment(device: str, ranks: int, *, graph: bool = True, data_root: str |
         "processor": _processor(),
         "cores": os.cpu_count(),
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "convolution": f"compiled, {convolution_parts()} parts" if not kernels.reason() else "MindSpore's own",
         "packages": {name: _version(name) for name in packages},
         "data_root": data_root,
     }

@@ -30,8 +30,19 @@ log = logging.getLogger(__name__)
 
 # No weight depends on these, but what is written does: the lines of metrics.jsonl, best.ckpt, whether a run went on at all.
 WRITTEN = ("evaluate_every", "max_bad_steps")
-# What the last digits of a weight may depend on, and where the images lie. The core count is left out: it changes nothing.
-MACHINE = ("device", "mode", "ranks", "processor", "onednn_max_cpu_isa", "python", "packages", "source", "data_root")
+# What the last digits of a weight may depend on, and where the images lie.
+MACHINE = (
+    "device",
+    "mode",
+    "ranks",
+    "processor",
+    "onednn_max_cpu_isa",
+    "convolution",
+    "python",
+    "packages",
+    "source",
+    "data_root",
+)
 
 
 @dataclass(frozen=True)
