@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from ..registry import SAMPLERS
+from .class_balanced import by_class
 from .sharding import EpochLength
 
 
 def rank_in_class(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random numbering 0, 1, ... of the images of every class, (N,)."""
-    order = np.argsort(labels + rng.random(len(labels)))  # by class, at random within it
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[by_class(labels[shuffled])]  # by class, at random within it
     counts = np.bincount(labels)
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
