@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from loss_steps import NAMES, train
 from mindspore import Tensor, ops
-from test_resume import parameters, run
+from test_resume import left_alone, parameters, run
 
 from ms_longtail import recipe
 from ms_longtail.objectives import Classification
@@ -148,11 +148,7 @@ STEPS = 7  # of an epoch
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untouched")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    done = run(folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "tiny-s0" / "checkpoints"
+    return left_alone(tmp_path_factory, RECIPE) / "checkpoints"
 
 
 @pytest.mark.slow

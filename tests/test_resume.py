@@ -69,13 +69,18 @@ def assert_same_run(found, expected):
     assert (found / "result.json").read_text() == (expected / "result.json").read_text()
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
+def left_alone(tmp_path_factory, text):
+    """The folder of a run of this recipe that nothing happened to."""
     folder = tmp_path_factory.mktemp("untouched")
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(text)
     done = run(folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "tiny-s0"
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return left_alone(tmp_path_factory, RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from mindspore import Tensor
-from test_resume import HERE, parameters, run
+from test_resume import HERE, left_alone, parameters, run
 
 from ms_longtail import recipe
 from ms_longtail.cli import main
@@ -43,11 +43,7 @@ MAPS = ("stage-2-second.npy", "stage-3-third.npy")
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untouched")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    done = run(folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "tiny-s0"
+    return left_alone(tmp_path_factory, RECIPE)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, MinLen
 from .. import hashing
 from ..bounds import checked
 from ..registry import AUGMENT
-from .moves import MOVES, Box, Move, affine, warp
+from .moves import MOVES, Box, Move, affine, moves, warp
 
 
 @AUGMENT.register("cam")
@@ -72,10 +72,7 @@ class Cam:
         always: bool = False,
         seed: int = 0,
     ):
-        unknown = [name for name in transforms if name not in MOVES]
-        if unknown or not transforms:
-            raise ValueError(f"transforms = {list(transforms)}: choose at least one from {', '.join(MOVES)}")
-        self.maps, self.transforms, self.ratio, self.fill, self.seed = maps, tuple(transforms), ratio, fill, seed
+        self.maps, self.transforms, self.ratio, self.fill, self.seed = maps, moves(transforms), ratio, fill, seed
         self.probability = np.ones(len(class_counts)) if always else augmented_share(class_counts, cap)
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray, draws: np.ndarray) -> np.ndarray:

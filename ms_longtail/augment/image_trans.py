@@ -11,7 +11,7 @@ from .. import hashing
 from ..bounds import checked
 from ..registry import AUGMENT
 from .cam import augmented_share
-from .moves import MOVES, Move, affine, warp
+from .moves import MOVES, Move, affine, moves, warp
 
 
 @AUGMENT.register("image_trans")
@@ -52,10 +52,7 @@ class ImageTrans:
         always: bool = False,
         seed: int = 0,
     ):
-        unknown = [name for name in transforms if name not in MOVES]
-        if unknown or not transforms:
-            raise ValueError(f"transforms = {list(transforms)}: choose at least one from {', '.join(MOVES)}")
-        self.transforms, self.shift, self.seed = tuple(transforms), shift, seed
+        self.transforms, self.shift, self.seed = moves(transforms), shift, seed
         self.probability = np.ones(len(class_counts)) if always else augmented_share(class_counts, cap)
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray, draws: np.ndarray) -> np.ndarray:

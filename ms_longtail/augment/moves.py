@@ -14,6 +14,13 @@ DEGREES, SCALES = 45.0, (0.8, 1.2)
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, all four inside
 
 
+def moves(names) -> tuple[str, ...]:
+    """The names as they are; a ValueError for none, or one that is not in MOVES."""
+    if not names or any(name not in MOVES for name in names):
+        raise ValueError(f"transforms = {list(names)}: choose at least one from {', '.join(MOVES)}")
+    return tuple(names)
+
+
 def affine(move: str, box: Box, u: float, v: float, shifts: tuple[int, int, int, int]) -> np.ndarray:
     """The (2, 3) matrix that sends a pixel (x, y, 1) to its new place.
 
