@@ -108,7 +108,7 @@ def train(options: argparse.Namespace) -> int:
     data = dataset.load_data(recipe)
     machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
     runtime.set_seed(recipe.seed)
-    check.check(recipe, data)
+    check.check(recipe, data, resuming=options.resume is not None)
     if options.dry_run:
         console.say(recipes.to_yaml(recipe))
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))

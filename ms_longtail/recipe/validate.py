@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from ..augment import LEVELS
-from ..registry import AUGMENT, LOSSES
+from ..registry import AUGMENT
+from .across import Fault, between, between_stages
 from .merge import COMPONENTS, OWN_KEYS, STAGE_KEYS, inherit_stages, merge, named
 from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
 from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
@@ -26,9 +26,7 @@ STAGE_DEFAULTS = {
     "optimizer": "sgd",
     "schedule": "constant",
 }
-STARTS = ("last", "best", "fresh")
 MISSING = object()
-Fault = tuple[tuple[str, ...], str]
 
 
 def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
@@ -51,7 +49,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     stages, found = _stages(content)
     faults += found
-    faults += _across(run, data, stages) + _losses(model, stages) + _starts(stages)
+    faults += between(run, data) + between_stages(model, stages)
     if faults:
         return None, faults
 
@@ -95,7 +93,8 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
     return Component(name, {key: complete[key] for key in parameters(kind, name)}), []
 
 
-def _stages(content: dict[str, Any]) -> tuple[list[Stage], list[Fault]]:
+def _stages(content: dict[str, Any]) -> tuple[list[Stage | None], list[Fault]]:
+    """The stages, None for those with a fault, and the faults."""
     raw = content.get("stages", MISSING)
     if raw is MISSING:
         return [], [(("stages",), "missing: a recipe needs at least one stage, e.g. [{name: train, epochs: 200}]")]
@@ -106,14 +105,14 @@ def _stages(content: dict[str, Any]) -> tuple[list[Stage], list[Fault]]:
         path = f"stages.{number}"
         if not isinstance(given, dict):
             faults.append(((*path.split("."),), f"{shorten(given)}: a stage is a map with `name` and `epochs`"))
+            stages.append(None)
             continue
         stage, found = _stage(merge(STAGE_DEFAULTS, given), path)
         faults += [(_origin(content, where), message) for where, message in found]
         if given.get("name") in names:
             faults.append(((*path.split("."), "name"), f"{shorten(given['name'])}: two stages have this name"))
         names.append(given.get("name"))
-        if stage is not None:
-            stages.append(stage)
+        stages.append(stage)
     return stages, list(dict.fromkeys(faults))
 
 
@@ -148,13 +147,16 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         op, found = component("augment", entry, f"{path}.augment.{number}")
         faults += found
         parts["augment"].append(op)
+    names = [op.name for op in parts["augment"]]
+    twice = next((n for n, name in enumerate(names) if name in names[:n]), None)
+    if twice is not None:
+        faults.append(((*where, "augment", str(twice)), f"{names[twice]!r}: stands twice; both would do the same"))
     if faults:
         return None, faults
     levels = [LEVELS.index(AUGMENT.get(op.name).level) for op in parts["augment"]]
     late = next((n for n in range(1, len(levels)) if levels[n] < max(levels[:n])), None)
     if late is not None:
         kind = ("the whole image, as it was read,", "single images of any size")[levels[late]]
-        names = [op.name for op in parts["augment"]]
         return None, [((*where, "augment"), f"{names}: {names[late]} works on {kind} and must come first")]
     return Stage(
         own.name,
@@ -187,86 +189,6 @@ def _holds(place: Any, path: tuple[str, ...]) -> bool:
         else:
             return False
     return True
-
-
-def _across(run: RunSettings | None, data: Any, stages: list[Stage]) -> list[Fault]:
-    """Faults between settings that are each right by themselves."""
-    faults: list[Fault] = []
-    if run is not None and run.batch % run.accumulate:
-        faults.append((("accumulate",), f"{run.accumulate}: must divide batch {run.batch}"))
-    if data is not None and data["resize"] is not None and data["resize"] < data["size"]:
-        faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
-    if data is not None and data["validation"].group is not None:
-        try:
-            re.compile(data["validation"].group)
-        except re.error as error:
-            message = f"{shorten(data['validation'].group)}: not a regular expression ({error})"
-            faults.append((("data", "validation", "group"), message))
-    for number, stage in enumerate(stages):
-        path = ("stages", str(number))
-        schedule = stage.schedule.settings
-        if schedule["warmup"] == "constant" and schedule["warmup_epochs"] > 0 and schedule["warmup_start"] == 0:
-            message = "0.0: must be above 0 with warmup: constant, or nothing is learnt until it ends"
-            faults.append(((*path, "schedule", "warmup_start"), message))
-        if stage.optimizer.settings.get("nesterov") and stage.optimizer.settings["momentum"] == 0:
-            faults.append(((*path, "optimizer", "momentum"), "0.0: nesterov needs a momentum above 0"))
-        if (
-            stage.schedule.settings.get("span") == "run"
-            and number
-            and stages[number - 1].optimizer.name != stage.optimizer.name
-        ):
-            message = f"'run': the optimizer changes from {stages[number - 1].optimizer.name} to {stage.optimizer.name}"
-            faults.append(((*path, "schedule", "span"), f"{message}, so its state cannot go on; use span: stage"))
-    return faults
-
-
-def _losses(model: Component | None, stages: list[Stage]) -> list[Fault]:
-    """Faults between a loss and what it needs from model, teacher and the stages before."""
-    faults: list[Fault] = []
-    for number, stage in enumerate(stages):
-        path, loss = ("stages", str(number)), LOSSES.get(stage.loss.name)
-        head = None if model is None else model.settings.get("head")
-        if loss.head is not None and head is not None and head != loss.head:
-            message = f"{stage.loss.name!r}: is defined for the {loss.head} head; set model.head: {loss.head}"
-            faults.append(((*path, "loss", "name"), message))
-        earlier = [other.name for other in stages[:number]]
-        if "teacher_logits" in loss.needs and stage.teacher is None:
-            names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
-            message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage{names}"
-            faults.append(((*path, "teacher"), message))
-        elif stage.teacher is not None and "teacher_logits" not in loss.needs:
-            message = f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"
-            faults.append(((*path, "teacher"), message))
-        elif stage.teacher is not None and stage.teacher not in earlier:
-            message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
-            faults.append(((*path, "teacher"), f"{message}; there are: {', '.join(earlier) or 'none'}"))
-    return faults
-
-
-def _starts(stages: list[Stage]) -> list[Fault]:
-    """Faults in the weights that stages start with, and in what the images are mixed with."""
-    faults: list[Fault] = []
-    for number, stage in enumerate(stages):
-        path, start = ("stages", str(number)), stage.start
-        if start not in STARTS and not start.endswith(".ckpt"):
-            message = f"{shorten(start)}: must be one of {', '.join(STARTS)}, or the path of a checkpoint, FILE.ckpt"
-            faults.append(((*path, "start"), f"{message}{nearest(start, list(STARTS))}"))
-        elif start == "best" and not number:
-            faults.append(((*path, "start"), "'best': there is no stage before this one"))
-        elif start != "last" and number and stage.schedule.settings.get("span") == "run":
-            message = (
-                f"{shorten(start)}: other weights cannot go on with the optimizer's state; use schedule.span: stage"
-            )
-            faults.append(((*path, "start"), message))
-        maps = [op.name for op in stage.augment if getattr(AUGMENT.get(op.name), "needs_maps", False)]
-        if maps and (start == "fresh" or (start == "last" and not number)):
-            message = f"{[op.name for op in stage.augment]}: {maps[0]} needs a trained network to find the object in an image; "
-            message += "put a stage that trains it before, or name a checkpoint: start: FILE.ckpt"
-            faults.append(((*path, "augment"), message))
-        if stage.second_sampler is not None and stage.mixing.name == "none":
-            message = f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or leave it out"
-            faults.append(((*path, "second_sampler"), message))
-    return faults
 
 
 def _plain(value: Any) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from mindspore import nn
+import numpy as np
+import yaml
+from mindspore import Tensor, nn
 
 from ..errors import RecipeError
 from ..mixing import Mixing
-from ..recipe import Recipe, Stage
+from ..recipe import Component, Recipe, Stage
 from ..registry import nearest
 from ..training.checkpoints import read
 from .build import (
@@ -25,8 +28,11 @@ from .build import (
 from .dataset import Data
 
 
-def check(recipe: Recipe, data: Data) -> None:
-    """A RecipeError with all settings that a component refuses on this data."""
+def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
+    """A RecipeError with all settings that a component refuses on this data.
+
+    A run that is resumed has a copy of the checkpoint that a stage started from, so the file is not looked for.
+    """
     faults = []
     train, seed = data.splits.train, recipe.seed
     model = cache(lambda: build_model(recipe, data))  # built only where a stage asks something of it
@@ -40,16 +46,18 @@ def check(recipe: Recipe, data: Data) -> None:
 
         trials = {
             "loss": lambda stage=stage: build_loss(stage, data.class_counts, seed),
-            "augment": lambda stage=stage: build_augment(stage, recipe, train, seed=seed) and _can_map(stage, model),
+            "augment": lambda stage=stage: (
+                build_augment(stage, recipe, train, seed=seed) and _can_map(stage, recipe.data.size, model)
+            ),
             "mixing": lambda stage=stage: _can_mix(build_mixing(stage, data.class_counts, seed), model),
             "sampler": orders,
-            "start": lambda number=number: _can_start(recipe, number, data, model),
+            "start": lambda number=number: _can_start(recipe, number, data, model, resuming),
         }
         for key, trial in trials.items():
             try:
                 trial()
             except ValueError as error:
-                faults.append(f"stages.{number}.{key} = {getattr(stage, key)}: {error}")
+                faults.append(f"stages.{number}.{key} = {_text(getattr(stage, key))}: {error}")
     if faults:
         raise RecipeError(faults)
 
@@ -65,7 +73,17 @@ def _can_mix(mixing: Mixing | None, model: Callable[[], nn.Cell]) -> None:
         )
 
 
-def _can_map(stage: Stage, model: Callable[[], nn.Cell]) -> None:
+def _text(value: Component | tuple[Component, ...] | str) -> str:
+    """As a recipe would say it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if not isinstance(value, Component):
+        return str(value)
+    settings = ", ".join(f"{key}: {setting}" for key, setting in value.settings.items())
+    return f"{{name: {value.name}, {settings}}}" if settings else value.name
+
+
+def _can_map(stage: Stage, size: int, model: Callable[[], nn.Cell]) -> None:
     if not needs_maps(stage):
         return
     network = model()
@@ -73,13 +91,20 @@ def _can_map(stage: Stage, model: Callable[[], nn.Cell]) -> None:
         raise ValueError(
             "class activation maps need a model with a `feature_map` and a `head` with a `weight` (C, D); this one has not"
         )
+    network.set_train(False)
+    height, width = network.feature_map(Tensor(np.zeros((1, 3, size, size), np.uint8))).shape[2:]
+    if min(height, width) < 2:
+        raise ValueError(
+            f"the model's feature map has {height} x {width} places at data.size {size}, so it shows no object; "
+            "take larger images, or a model that shrinks them less"
+        )
 
 
-def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.Cell]) -> None:
+def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.Cell], resuming: bool) -> None:
     start = recipe.stages[number].start
     if start == "best" and data.splits.validation is None:
         raise ValueError("the best epoch is chosen on a validation part, and there is none; set data.validation.share")
-    if not start.endswith(".ckpt"):
+    if not start.endswith(".ckpt") or resuming:
         return
     network, path = model(), Path(start)
     if not path.is_file():
@@ -90,3 +115,12 @@ def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.C
         if found is None or found.shape != parameter.shape:
             has = "is missing in it" if found is None else f"has shape {found.shape} in it"
             raise ValueError(f"is of another network: {parameter.name} {parameter.shape} {has}")
+    run = path.absolute().parent.parent  # the run that wrote it, where it still lies there
+    if not (run / "recipe.yaml").is_file() or not (run / "split.json").is_file():
+        return
+    theirs = yaml.safe_load((run / "recipe.yaml").read_text())["data"]
+    for key in ("mean", "std"):
+        if theirs[key] != getattr(recipe.data, key):
+            raise ValueError(f"was trained with data.{key} {theirs[key]}, this recipe has {getattr(recipe.data, key)}")
+    if json.loads((run / "split.json").read_text())["classes"] != data.description["classes"]:
+        raise ValueError("was trained on other classes, or the same in another order")

@@ -88,6 +88,9 @@ def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
     if wanted.profile == "none":
         return np.arange(len(train))
     available = train.class_counts  # (C,)
+    if not available.all():
+        c = int(available.argmin())
+        raise DataError(f"class {train.class_names[c]!r} (label {c}) has no training image")
     ranked = np.argsort(-available, kind="stable") if wanted.order == "size" else np.arange(train.num_classes)
     if wanted.n_max is None:  # as many as no class falls short of
         n_max = int((available[ranked] / profile_shares(wanted.profile, train.num_classes, wanted.factor)).min() + 1e-9)
@@ -100,7 +103,7 @@ def _subset(train: ImageSet, recipe: Recipe) -> np.ndarray:
     if counts.min() < 1:
         raise RecipeError(
             [f"data.imbalance.factor = {wanted.factor}: with n_max {n_max} the smallest class would have no image; "
-             f"the largest possible factor is {n_max}"]
+             f"the largest possible factor is {n_max}" + ("" if wanted.n_max else "; order: size may allow more")]
         )  # fmt: skip
     short = np.flatnonzero(available < counts)
     if len(short):

@@ -204,7 +204,7 @@ def _commit() -> str | None:
 def _source() -> str:
     """SHA-256 over the package's files: tells two states of a working copy apart, which a commit does not."""
     digest, package = hashlib.sha256(), Path(__file__).parent.parent
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.cpp")]):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -41,7 +41,9 @@ def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
     """The checkpoint whose weights stage `number` starts with (where `start` is not "fresh")."""
     start = plan[number].stage.start
     if start.endswith(".ckpt"):
-        return Path(start)
+        # A copy is kept when the stage begins: what becomes of the file later is no matter of the run.
+        own = checkpoints / f"{plan[number].label}-start.ckpt"
+        return own if own.is_file() else Path(start)
     before = plan[number - 1].label
     return checkpoints / (f"{before}.ckpt" if start == "last" else f"{before}-best.ckpt")
 

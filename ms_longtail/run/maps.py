@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def stored_maps(path: Path, weights: str, images: int) -> np.ndarray | None:
         maps = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    good = note.get("weights") == weights and maps.dtype == np.uint8 and maps.ndim == 3 and len(maps) == images
+    good = note.get("weights") == weights and note.get("shape") == [*maps.shape] and maps.dtype == np.uint8
+    good = good and maps.ndim == 3 and len(maps) == images
     return maps if good else None
 
 
@@ -47,6 +49,8 @@ def store_maps(path: Path, weights: str, maps: np.ndarray) -> np.ndarray:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         np.save(file, maps)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
     write_text(path.with_suffix(".json"), json.dumps({"weights": weights, "shape": maps.shape}) + "\n")
     return np.load(path, mmap_mode="r")

@@ -80,7 +80,7 @@ def begin(
     found = _candidates(parent, recipe, data, plan, home)
     trials = [(count, other) for stages, other in found for count in range(1, stages + 1)]
     for count, other in sorted(trials, key=lambda trial: -trial[0]):
-        beginning = _read(other, plan[:count])
+        beginning = _read(other, plan[:count], plan[count])
         if beginning is not None:
             _write(beginning, home, fingerprint(recipe))
             console.say(note(home))
@@ -187,8 +187,12 @@ def _machine(run: RunFolder) -> dict[str, Any]:
     return {key: environment.get(key) for key in MACHINE}
 
 
-def _read(other: RunFolder, plan: list[StagePlan]) -> Beginning | None:
-    """What the run had written at the end of the last of these stages; None where it is not all there any more."""
+def _read(other: RunFolder, plan: list[StagePlan], following: StagePlan) -> Beginning | None:
+    """What the run had written at the end of the last of these stages; None where it is not all there any more.
+
+    Args:
+        following: the stage of this run that comes next, which may start from the best weights of the one before.
+    """
     end = plan[-1]
     draw = end.first_draw + end.stage.epochs * end.epoch_draws
     saved = {}
@@ -210,6 +214,8 @@ def _read(other: RunFolder, plan: list[StagePlan]) -> Beginning | None:
             return None
         if (position.stage, position.epoch, position.step) != (stage.number, stage.stage.epochs, 0):
             return None
+    if following.stage.start == "best" and f"{end.label}-best" not in saved:
+        return None
     position = saved[end.label][1]
     # best.ckpt may be of a later stage already; then the weights that were the best so far are gone.
     if position.best is not None and ("best" not in saved or saved["best"][1].best != position.best):

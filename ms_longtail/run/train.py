@@ -120,9 +120,12 @@ class Run:
         if start == "fresh" and number:
             new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
             load_into(self.model, {p.name: p for p in new.get_parameters()}, Path("new weights"))
-            self.position.best = None  # it speaks of the network before
         elif start not in ("last", "fresh") and self.machine.main:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
+            if start.endswith(".ckpt"):
+                write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
+        if number and start not in ("last", "best"):
+            self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
         self.position.stage_best = None
         self._map(self.plan[number])

@@ -81,6 +81,8 @@ def write_last(folder: Path, cell: nn.Cell, position: Position, keep: int) -> No
 
 def read(path: Path) -> tuple[dict, Position]:
     """(name -> parameter, position); a damaged or foreign file raises ValueError with one line."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
     try:
         parameters = ms.load_checkpoint(str(path), crc_check=True)
         state = json.loads(str(parameters.pop(_META)))

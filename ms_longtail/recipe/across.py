@@ -1,0 +1,102 @@
+"""Faults between settings that are each right by themselves; a fault is (path, 'value: what is wrong')."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..registry import AUGMENT, LOSSES
+from .schema import Component, RunSettings, Stage
+from .settings import nearest, shorten
+
+STARTS = ("last", "best", "fresh")
+Fault = tuple[tuple[str, ...], str]
+
+
+def between(run: RunSettings | None, data: Any) -> list[Fault]:
+    """Faults between settings of the run as a whole."""
+    faults: list[Fault] = []
+    if run is not None and run.batch % run.accumulate:
+        faults.append((("accumulate",), f"{run.accumulate}: must divide batch {run.batch}"))
+    if data is not None and data["resize"] is not None and data["resize"] < data["size"]:
+        faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
+    if data is not None and data["validation"].group is not None:
+        try:
+            re.compile(data["validation"].group)
+        except re.error as error:
+            message = f"{shorten(data['validation'].group)}: not a regular expression ({error})"
+            faults.append((("data", "validation", "group"), message))
+    return faults
+
+
+def between_stages(model: Component | None, stages: list[Stage | None]) -> list[Fault]:
+    """Faults of the stages that are whole, with those before them that are."""
+    faults: list[Fault] = []
+    for number, stage in enumerate(stages):
+        if stage is not None:
+            found = _schedule(number, stage, stages) + _loss(number, stage, stages, model) + _start(number, stage)
+            faults += [(("stages", str(number), *where), message) for where, message in found]
+    return faults
+
+
+def _schedule(number: int, stage: Stage, stages: list[Stage | None]) -> list[Fault]:
+    faults: list[Fault] = []
+    schedule = stage.schedule.settings
+    if schedule["warmup"] == "constant" and schedule["warmup_epochs"] > 0 and schedule["warmup_start"] == 0:
+        message = "0.0: must be above 0 with warmup: constant, or nothing is learnt until it ends"
+        faults.append((("schedule", "warmup_start"), message))
+    if stage.optimizer.settings.get("nesterov") and stage.optimizer.settings["momentum"] == 0:
+        faults.append((("optimizer", "momentum"), "0.0: nesterov needs a momentum above 0"))
+    before = stages[number - 1] if number else None
+    if schedule.get("span") == "run" and before is not None and before.optimizer.name != stage.optimizer.name:
+        message = f"'run': the optimizer changes from {before.optimizer.name} to {stage.optimizer.name}"
+        faults.append((("schedule", "span"), f"{message}, so its state cannot go on; use span: stage"))
+    return faults
+
+
+def _loss(number: int, stage: Stage, stages: list[Stage | None], model: Component | None) -> list[Fault]:
+    """Between a loss and what it needs from model, teacher and the stages before."""
+    faults: list[Fault] = []
+    loss = LOSSES.get(stage.loss.name)
+    head = None if model is None else model.settings.get("head")
+    if loss.head is not None and head is not None and head != loss.head:
+        message = f"{stage.loss.name!r}: is defined for the {loss.head} head; set model.head: {loss.head}"
+        faults.append((("loss", "name"), message))
+    earlier = [other.name for other in stages[:number] if other is not None]
+    if "teacher_logits" in loss.needs and stage.teacher is None:
+        names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
+        message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage{names}"
+        faults.append((("teacher",), message))
+    elif stage.teacher is not None and "teacher_logits" not in loss.needs:
+        faults.append((("teacher",), f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"))
+    elif stage.teacher is not None and stage.teacher not in earlier and None not in stages[:number]:
+        message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
+        faults.append((("teacher",), f"{message}; there are: {', '.join(earlier) or 'none'}"))
+    return faults
+
+
+def _start(number: int, stage: Stage) -> list[Fault]:
+    """In the weights that a stage starts with, and in what its images are mixed with."""
+    faults: list[Fault] = []
+    start = stage.start
+    if start not in STARTS and not start.endswith(".ckpt"):
+        message = f"{shorten(start)}: must be one of {', '.join(STARTS)}, or the path of a checkpoint, FILE.ckpt"
+        faults.append((("start",), f"{message}{nearest(start, list(STARTS))}"))
+    elif start == "best" and not number:
+        faults.append((("start",), "'best': there is no stage before this one"))
+    elif start != "last" and number and stage.schedule.settings.get("span") == "run":
+        message = f"{shorten(start)}: other weights cannot go on with the optimizer's state; use schedule.span: stage"
+        faults.append((("start",), message))
+    maps = [op.name for op in stage.augment if getattr(AUGMENT.get(op.name), "needs_maps", False)]
+    if maps and (start == "fresh" or (start == "last" and not number)):
+        message = (
+            f"{[op.name for op in stage.augment]}: {maps[0]} needs a trained network to find the object in an image; "
+        )
+        message += "put a stage that trains it before, or name a checkpoint: start: FILE.ckpt"
+        faults.append((("augment",), message))
+    if stage.second_sampler is not None and stage.mixing.name == "none":
+        message = (
+            f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or second_sampler: none"
+        )
+        faults.append((("second_sampler",), message))
+    return faults
