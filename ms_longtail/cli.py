@@ -122,12 +122,13 @@ def train(options: argparse.Namespace) -> int:
         console.say(f"{home.path} is finished already; see {home.report}")
         return 0
     if machine.main:
+        root = str(Path(dataset.data_root(recipe)).resolve())
+        facts = folder.environment(machine.device, machine.ranks, graph=machine.graph, data_root=root)
         if home.path.exists():
             home.require_same_recipe(recipe)
             home.require_same_split(data.description)
+            home.compare_arithmetic(facts)
         else:
-            root = str(Path(dataset.data_root(recipe)).resolve())
-            facts = folder.environment(machine.device, machine.ranks, graph=machine.graph, data_root=root)
             home.create(recipe, data.description, facts)
         home.lock()
     console.say(

@@ -170,6 +170,10 @@ CAM = "{name: cam, transforms: [translate]}"
             "[{name: a, epochs: 1, mixing: mixup, second_sampler: {name: reversed, num_samples: 7}}]",
             "num_samples = 7: must be that of the first sampler, 320",
         ),
+        (
+            f"[{{name: a, epochs: 1}}, {{name: b, epochs: 1, augment: [{CAM}, {CAM}]}}]",
+            "stages.1.augment.1 = 'cam': stands twice; both would do the same",
+        ),
         ("[{name: a, epochs: 1, start: best}]", "stages.0.start = 'best': there is no stage before this one"),
         (
             "[{name: a, epochs: 1}, {name: b, epochs: 1, start: best}]",
@@ -192,6 +196,36 @@ def test_refused_before_anything_starts(stages, message, tmp_path, capsys):
     assert status == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_is_reported_once_and_where_it_is(tmp_path, capsys):
+    """The stage after a faulty one is not said to have nothing before it."""
+    config = HERE.parent / "configs" / "digits_lt" / "default.yaml"
+    change = "stages.represent.mixing={name: mixup, alpha: 0}"
+    assert main(["train", "--config", str(config), "--runs", str(tmp_path), "--set", change]) == 2
+    error = capsys.readouterr().err
+    assert "stages.0.mixing.alpha = 0" in error
+    assert "1 fault" in error
+    assert "cam" not in error
+
+
+def test_maps_that_could_show_nothing(tmp_path, capsys):
+    config = HERE.parent / "configs" / "digits_lt" / "default.yaml"
+    assert main(["train", "--config", str(config), "--runs", str(tmp_path), "--set", "model=resnet10"]) == 2
+    assert "the model's feature map has 1 x 1 places at data.size 16" in capsys.readouterr().err
+
+
+def test_a_class_without_images_is_named(tmp_path, capsys):
+    from PIL import Image
+
+    for name, count in (("ants", 4), ("bees", 0), ("cats", 3)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for number in range(count):
+            for part in ("train", "test"):
+                Image.new("RGB", (32, 32)).save(tmp_path / part / name / f"{number}.png")
+    assert main(["train", "--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--dry-run"]) == 2
+    assert "bees" in capsys.readouterr().err
 
 
 def test_more_images_than_a_class_has(tmp_path, capsys):
@@ -226,9 +260,33 @@ def test_a_checkpoint_of_another_network_and_a_right_one(untouched, tmp_path, ca
     start = untouched / "checkpoints" / "stage-3-third.ckpt"
     stages = f"stages=[{{name: a, epochs: 1, start: {start}, schedule: {{warmup_epochs: 0}}, augment: [{CAM}]}}]"
     arguments = ["train", "--config", str(config), "--runs", str(tmp_path), "--quiet", "--set", stages]
+    assert main(arguments) == 2
+    assert (
+        "was trained with data.mean [0.4914, 0.4822, 0.4465], this recipe has [0.3, 0.3, 0.3]"
+        in capsys.readouterr().err
+    )
+    arguments += ["data.mean=[0.4914,0.4822,0.4465]", "data.std=[0.2023,0.1994,0.2010]"]
     assert main([*arguments, "model=resnet20_cifar"]) == 2
     assert "is of another network: backbone.layer1.1.conv1.weight" in capsys.readouterr().err
     assert main([*arguments, "optimizer.lr=1e-9"]) == 0
     kept = parameters(tmp_path / "digits_lt_ce-s0" / "checkpoints" / "last.ckpt")
     weights = parameters(start)
     np.testing.assert_allclose(kept["head.weight"], weights["head.weight"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_start_file_is_needed_once(untouched, tmp_path):
+    """A run keeps its own copy: it goes on, and maps its images again, when the file is gone."""
+    file = tmp_path / "weights.ckpt"
+    shutil.copy(untouched / "checkpoints" / "stage-3-third.ckpt", file)
+    head = RECIPE[: RECIPE.index("stages:")]
+    stages = f"stages: [{{name: a, epochs: 1, start: {file}, augment: [{CAM}]}}]"
+    (tmp_path / "tiny.yaml").write_text(head + stages)
+    assert run(tmp_path, "step", 3).returncode == -signal.SIGKILL
+    file.unlink()
+    maps = tmp_path / "runs" / "tiny-s0" / "maps" / "stage-1-a.npy"
+    before = np.load(maps)
+    maps.unlink()
+    resumed = run(tmp_path, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    np.testing.assert_array_equal(np.load(maps), before)

@@ -147,8 +147,8 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         op, found = component("augment", entry, f"{path}.augment.{number}")
         faults += found
         parts["augment"].append(op)
-    names = [op.name for op in parts["augment"]]
-    twice = next((n for n, name in enumerate(names) if name in names[:n]), None)
+    names = [None if op is None else op.name for op in parts["augment"]]
+    twice = next((n for n, name in enumerate(names) if name is not None and name in names[:n]), None)
     if twice is not None:
         faults.append(((*where, "augment", str(twice)), f"{names[twice]!r}: stands twice; both would do the same"))
     if faults:

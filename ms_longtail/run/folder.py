@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -21,6 +22,8 @@ from .. import kernels
 from ..errors import UserError
 from ..recipe import Recipe, differences, essence, to_yaml
 from ..runtime import convolution_parts
+
+log = logging.getLogger(__name__)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,6 +110,16 @@ class RunFolder:
                     f"the images found now are not those of {self.path}: {key} is {str(split.get(key))[:60]}, "
                     f"split.json says {str(recorded.get(key))[:60]}; restore the data set, or start a new run"
                 )
+
+    def compare_arithmetic(self, facts: dict[str, Any]) -> None:
+        """A line where what computes now is not what computed before: the run goes on, its last digits will differ."""
+        recorded = json.loads((self.path / "environment.json").read_text())
+        for key in ("device", "mode", "processor", "convolution"):
+            if recorded.get(key) != facts[key]:
+                log.warning(
+                    "%s was begun with %s %s and goes on with %s: the last digits of its weights will be others than "
+                    "without the stop", self.path, key, recorded.get(key), facts[key],
+                )  # fmt: skip
 
     def append_metrics(self, line: dict) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
