@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import TrainingError, UserError
+from .errors import RecipeError, TrainingError, UserError
 from .runtime import DeviceError
 from .verbs import gallery, show
 from .verbs.shared import configs_folder, machine_arguments, set_argument
@@ -108,7 +108,10 @@ def train(options: argparse.Namespace) -> int:
     data = dataset.load_data(recipe)
     machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
     runtime.set_seed(recipe.seed)
-    check.check(recipe, data, resuming=options.resume is not None)
+    try:
+        check.check(recipe, data, resuming=options.resume is not None)
+    except RecipeError as error:
+        raise RecipeError(error.faults, options.config or options.data or options.resume or recipe.name) from error
     if options.dry_run:
         console.say(recipes.to_yaml(recipe))
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .metrics import FEW, MANY
-from .report import markdown_table
+from .report import hardware, markdown_table
 
 # Key of a row -> title of its column. All but the seconds are shares of 1.
 SCORES = {
@@ -164,7 +164,7 @@ def _machine(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     return (
         f"Commit {environment['commit']}, {environment['device']}, {environment['ranks']} worker(s), "
-        f"{environment['processor']} ({environment['cores']} cores), Python {environment['python']}, {versions}."
+        f"{hardware(environment)}, Python {environment['python']}, {versions}."
     )
 
 

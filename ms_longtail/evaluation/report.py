@@ -50,6 +50,13 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     )
 
 
+def hardware(environment: dict[str, Any]) -> str:
+    """What computed, in words."""
+    text = f"{environment['processor']} ({environment['cores']} cores)"
+    convolution = environment.get("convolution")
+    return text if convolution is None else f"{text}, convolution {convolution}"
+
+
 def markdown(
     *,
     title: str,
@@ -101,7 +108,7 @@ def markdown(
         "![confusion matrix](figures/confusion.png)" if len(names) <= 1000 else "",
         markdown_table(per_class) if len(names) <= 100 else f"The {len(names)} classes' accuracies are in result.json.",
         f"## How\n\n`{environment['command']}`, commit {environment['commit']}, {environment['device']}, "
-        f"{environment['ranks']} worker(s), {environment['processor']} ({environment['cores']} cores), "
+        f"{environment['ranks']} worker(s), {hardware(environment)}, "
         f"Python {environment['python']}, {versions}.",
         f"```yaml\n{recipe}```",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from ..data import (
 from ..errors import DataError, RecipeError
 from ..recipe import Recipe
 from ..registry import DATASETS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ def load_data(recipe: Recipe) -> Data:
     empty = np.flatnonzero(train.class_counts == 0)
     if len(empty):
         raise DataError(f"class {train.class_names[empty[0]]!r} (label {empty[0]}) has no training image left")
+    untested = [train.class_names[c] for c in np.flatnonzero(splits.test.class_counts == 0)]
+    if untested:
+        names = ", ".join(untested[:5]) + (", ..." if len(untested) > 5 else "")
+        log.warning("no test image of %d class(es), which no accuracy counts: %s", len(untested), names)
     description |= {
         "imbalance_factor": round(imbalance_factor(train.class_counts), 4),
         "train_sha256": checksum(kept),
