@@ -14,8 +14,7 @@ ROOT = Path(__file__).parent.parent
 TINY = [
     "--set",
     "stages.represent.epochs=1",
-    "stages.resample.epochs=1",
-    "stages.finish.epochs=1",
+    "stages.rebalance.epochs=1",
     "batch=16",
     "model=resnet8_cifar",
     "--device",
