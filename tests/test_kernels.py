@@ -16,10 +16,10 @@ from conftest import assert_close
 from mindspore import Tensor, nn, ops
 
 from ms_longtail import doctor, runtime
-from ms_longtail.kernels import UNBUILT, Conv2d, conv2d, library
+from ms_longtail.kernels import UNBUILT, Conv2d, conv2d, extension
 from ms_longtail.models.layers import conv
 
-built = pytest.mark.skipif(library.compiled() is None, reason="the extension was not built: no C++ compiler")
+built = pytest.mark.skipif(extension.compiled() is None, reason="the extension was not built: no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -240,14 +240,14 @@ def test_the_variable_turns_it_off(monkeypatch):
 
 @pytest.fixture
 def opened_anew():
-    library._open.cache_clear()
+    extension._open.cache_clear()
     yield
-    library._open.cache_clear()
+    extension._open.cache_clear()
 
 
 def test_without_the_extension_mindspores_own_serves(monkeypatch, opened_anew):
-    monkeypatch.setattr(library, "compiled", lambda: None)
-    assert library.reason() == UNBUILT
+    monkeypatch.setattr(extension, "compiled", lambda: None)
+    assert extension.reason() == UNBUILT
     assert type(conv(4, 8, 3)) is nn.Conv2d
     assert "compiler" in doctor._path().advice
 
@@ -255,7 +255,7 @@ def test_without_the_extension_mindspores_own_serves(monkeypatch, opened_anew):
 def test_a_file_that_cannot_be_loaded_costs_one_line(monkeypatch, opened_anew, tmp_path, caplog):
     wrong = tmp_path / "_convolution.so"
     wrong.write_bytes(b"no library")
-    monkeypatch.setattr(library, "compiled", lambda: wrong)
+    monkeypatch.setattr(extension, "compiled", lambda: wrong)
     with caplog.at_level(logging.WARNING):
         assert [type(conv(4, 8, 3)) for _ in range(3)] == [nn.Conv2d] * 3
     assert len(caplog.records) == 1
@@ -278,7 +278,7 @@ def test_another_onednn_is_refused(tmp_path, version, told):
         "print(library.mslt_open(sys.argv[2].encode(), 1, 1).decode())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(library.compiled()), str(other)], capture_output=True, text=True
+        [sys.executable, "-c", code, str(extension.compiled()), str(other)], capture_output=True, text=True
     )
     assert told in done.stdout
 
@@ -294,7 +294,7 @@ def call(shape, outputs, kernel):
     shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
     each = (ctypes.c_void_p * 4)(*(ctypes.addressof(s) for s in shapes))
     types = (ctypes.c_char_p * 4)(*(str(a.dtype).encode() for a in arrays))
-    assert library.library().ConvForward(4, pointers, None, each, types, None, None) == 0
+    assert extension.opened().ConvForward(4, pointers, None, each, types, None, None) == 0
     return y
 
 
@@ -337,7 +337,7 @@ def test_what_is_no_float32_is_refused_before_it_is_read(capfd):
     a = np.ones(1, np.float16)
     types = (ctypes.c_char_p * 4)(b"float16", b"float16", b"int64", b"float16")
     pointers = (ctypes.c_void_p * 4)(*[a.ctypes.data] * 4)
-    assert library.library().ConvForward(4, pointers, None, pointers, types, None, None) == 1
+    assert extension.opened().ConvForward(4, pointers, None, pointers, types, None, None) == 1
     assert "float32 expected, got float16" in capfd.readouterr().err
 
 
@@ -349,7 +349,7 @@ def resident() -> float:
 
 @built
 def test_what_is_kept_is_bounded_and_memory_does_not_grow():
-    assert library.reason() == ""
+    assert extension.reason() == ""
 
     def cycle(count):
         for number in range(count):
@@ -357,14 +357,14 @@ def test_what_is_kept_is_bounded_and_memory_does_not_grow():
             assert y[0, 0, 0, 0] == 9 * (3 + number % 7)
 
     cycle(1500)  # fills our own table and the library's, which keeps 1024
-    assert library.library().mslt_kept() <= 512
+    assert extension.opened().mslt_kept() <= 512
     before = resident()
     cycle(1000)
-    assert library.library().mslt_kept() <= 512
+    assert extension.opened().mslt_kept() <= 512
     assert resident() - before < 8
-    scratch = library.library().mslt_scratch()
+    scratch = extension.opened().mslt_scratch()
     cycle(100)
-    assert library.library().mslt_scratch() == scratch
+    assert extension.opened().mslt_scratch() == scratch
 
 
 REPEAT = """

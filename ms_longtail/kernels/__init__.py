@@ -1,6 +1,6 @@
 """Operators of our own for the CPU, where MindSpore's are slow."""
 
 from .conv2d import Conv2d
-from .library import BUILD, UNBUILT, reason
+from .extension import BUILD, UNBUILT, reason
 
 __all__ = ["BUILD", "UNBUILT", "Conv2d", "reason"]

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .library import compiled, reason
+from .extension import compiled, reason
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ class Mixing:
         Returns:
             (images (B, 3, H, W) uint8, blend (B,) float32: what `images` count against `second`, shares (B, K) float32).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
 
     def rng(self, key: int) -> np.random.Generator:
         """Of one optimizer step."""

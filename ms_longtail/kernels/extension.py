@@ -45,7 +45,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
     return library, ""
 
 
-def library() -> ctypes.CDLL:
+def opened() -> ctypes.CDLL:
     """The opened library; only where `reason()` is empty."""
     return _open()[0]
 
