@@ -5,12 +5,13 @@ from setuptools import Extension, find_packages, setup
 here = Path(__file__).parent
 
 # Loaded by MindSpore and ctypes, so no Python headers. Without a compiler MindSpore's own convolution serves.
-convolution = Extension(
-    "ms_longtail.kernels._convolution",
-    ["ms_longtail/kernels/convolution.cpp"],
+compiled = Extension(
+    "ms_longtail.kernels._compiled",
+    ["ms_longtail/kernels/convolution.cpp", "ms_longtail/kernels/batch_norm.cpp"],
+    depends=["ms_longtail/kernels/pool.h"],
     language="c++",
     optional=True,
-    extra_compile_args=["-std=c++17", "-O2", "-fvisibility=hidden"],
+    extra_compile_args=["-std=c++17", "-O2", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"],
     libraries=["dl", "pthread"],
 )
 
@@ -25,7 +26,7 @@ setup(
     packages=[*find_packages(include=["ms_longtail", "ms_longtail.*"]), "ms_longtail.configs"],
     package_dir={"ms_longtail.configs": "configs"},
     package_data={"ms_longtail.configs": ["*/*.yaml", "*/*/*.yaml"]},
-    ext_modules=[convolution],
+    ext_modules=[compiled],
     install_requires=[
         "mindspore>=2.10,<2.11",
         "numpy>=1.26,<2",  # MindSpore 2.10 breaks with NumPy 2, although its own metadata allows it

@@ -110,15 +110,15 @@ def _convolution() -> list[Finding]:
 
 
 def _path() -> Finding:
-    """Which convolution the networks take, and how to get the other. Neither is a fault: both are right."""
+    """Which kernels the networks take, and how to get the others. Neither is a fault: both are right."""
     from .kernels import BUILD, UNBUILT, reason
 
     why, variable = reason(), runtime.CONVOLUTION_VARIABLE
     if not why:
-        found = f"compiled operator, {runtime.convolution_threads()} threads ({variable}=gemm: MindSpore's own)"
-        return Finding("convolution on the CPU", found)
+        found = f"compiled convolution and batch normalisation, {runtime.convolution_threads()} threads ({variable}=gemm: MindSpore's own)"
+        return Finding("kernels on the CPU", found)
     advice = {UNBUILT: f"for the fast one, {BUILD}", f"{variable}=gemm is set": f"unset {variable} for the fast one"}
-    return Finding("convolution on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))
+    return Finding("kernels on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))
 
 
 def convolution_gflops(batch: int = 64, channels: int = 32, size: int = 32) -> float:

@@ -219,6 +219,45 @@ def test_a_shape_that_does_not_fit_is_named(mode, shape, words):
 
 
 @built
+def test_a_shape_that_onednn_refuses_goes_to_nn_conv2d_with_one_line(mode, caplog, monkeypatch):
+    class Refusing:
+        def mslt_accepts(self, *arrays):
+            return b"oneDNN refuses this convolution, status 3" if arrays[0][3] == 13 else None
+
+    monkeypatch.setattr(conv2d, "opened", Refusing)
+    conv2d._refusal.cache_clear()
+    ours, theirs = Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    theirs.weight.set_data(ours.weight.value())
+    used = []
+    monkeypatch.setattr(ours, "conv2d", theirs.conv2d if ms.get_context("mode") == ms.GRAPH_MODE else spy(theirs, used))
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 4, 8, 13)), ms.float32)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            np.testing.assert_array_equal(ours(x).asnumpy(), theirs(x).asnumpy())
+        ours(x[..., :12].copy())
+    conv2d._refusal.cache_clear()
+    assert [r.message for r in caplog.records] == [
+        "convolution of (2, 4, 8, 13) by (8, 4, 3, 3) by MindSpore's own kernels: oneDNN refuses this convolution, status 3"
+    ]
+    assert len(used) == (2 if ms.get_context("mode") == ms.PYNATIVE_MODE else 0)
+
+
+def spy(cell, used):
+    def called(*tensors):
+        used.append(1)
+        return cell.conv2d(*tensors)
+
+    return called
+
+
+@built
+def test_onednn_itself_says_why_it_refuses():
+    numbers = ((1, 4, 8, 8), (8, 4, 3, 3), (1, 8, 9, 9), (1, 1, 1, 1, 0, 0, 0, 0, 1))  # a result too large for the kernel
+    refused = extension.opened().mslt_accepts(*((ctypes.c_int64 * len(n))(*n) for n in numbers))
+    assert refused == b"oneDNN refuses this convolution, status 2"
+
+
+@built
 def test_models_take_it_on_the_cpu_alone(monkeypatch):
     assert type(conv(4, 8, 3)) is Conv2d
     monkeypatch.setattr(runtime, "on_cpu", lambda: False)
@@ -229,7 +268,7 @@ def test_models_take_it_on_the_cpu_alone(monkeypatch):
 
 @built
 def test_the_variable_turns_it_off(monkeypatch):
-    assert "compiled operator" in doctor._path().found
+    assert "compiled convolution" in doctor._path().found
     monkeypatch.setenv(runtime.CONVOLUTION_VARIABLE, "gemm")
     assert type(conv(4, 8, 3)) is nn.Conv2d
     assert doctor._path().advice == "unset MSLT_CPU_CONV for the fast one"
@@ -253,7 +292,7 @@ def test_without_the_extension_mindspores_own_serves(monkeypatch, opened_anew):
 
 
 def test_a_file_that_cannot_be_loaded_costs_one_line(monkeypatch, opened_anew, tmp_path, caplog):
-    wrong = tmp_path / "_convolution.so"
+    wrong = tmp_path / "_compiled.so"
     wrong.write_bytes(b"no library")
     monkeypatch.setattr(extension, "compiled", lambda: wrong)
     with caplog.at_level(logging.WARNING):

@@ -1,6 +1,7 @@
 """Operators of our own for the CPU, where MindSpore's are slow."""
 
+from .batch_norm import batch_norm
 from .conv2d import Conv2d
 from .extension import BUILD, UNBUILT, reason
 
-__all__ = ["BUILD", "UNBUILT", "Conv2d", "reason"]
+__all__ = ["BUILD", "UNBUILT", "Conv2d", "batch_norm", "reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 
@@ -9,7 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .extension import compiled, reason
+from .extension import opened, reason
+from .operator import Operator
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +22,9 @@ class Conv2d(nn.Conv2d):
     y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] * x[n, c, stride * h + dilation * i - padding, ...]
 
     Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
-    kernels on a CPU; other types go to `nn.Conv2d`. The same inputs give the same bits in every run, with any number of
-    threads up to that of the processors (or 16). There is no second-order gradient. `models.layers.conv` takes it where it
-    can serve; elsewhere the constructor raises RuntimeError with the reason.
+    kernels on a CPU; other types, and shapes that oneDNN refuses, go to `nn.Conv2d`. The same inputs give the same bits in
+    every run, with any number of threads up to that of the processors (or 16). There is no second-order gradient.
+    `models.layers.conv` takes it where it can serve; elsewhere the constructor raises RuntimeError with the reason.
 
     Raises ValueError when x has not four axes, other channels than the weight, or no place for the kernel.
 
@@ -39,7 +41,7 @@ class Conv2d(nn.Conv2d):
             raise RuntimeError(f"the compiled convolution cannot serve: {why}; use nn.Conv2d")
         padding = (-1,) * 4 if self.pad_mode == "same" else (0,) * 4 if self.pad_mode == "valid" else self.padding
         padding = (padding,) * 4 if isinstance(padding, int) else padding
-        geometry = (*self.stride, *self.dilation, *padding, self.group)
+        geometry = self.numbers = (*self.stride, *self.dilation, *padding, self.group)
         self.geometry = Tensor(np.array(geometry, np.int64))
         self.fast = _forward(geometry)
         self.add_flags(fp16=False, bf16=False)  # `to_float` sets them; the graph parser wants them there from the start
@@ -52,7 +54,8 @@ class Conv2d(nn.Conv2d):
     def construct(self, x):
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
         half = self.fp16 or self.bf16
-        if not half and x.dtype == ms.float32 and self.weight.dtype == ms.float32:
+        single = not half and x.dtype == ms.float32 and self.weight.dtype == ms.float32
+        if single and _accepted(x.shape, self.weight.shape, self.numbers):
             output = self.fast(x, self.weight, self.geometry)
         else:
             output = self.conv2d(x, self.weight)
@@ -67,14 +70,24 @@ def _say_half() -> None:
     log.warning("convolution by MindSpore's own kernels: half precision was asked for")
 
 
-class _Operator(ops.Custom):
-    """A compiled function as an operator. It has no state, so a copied network keeps it; Custom itself cannot be copied."""
+@ms.constexpr
+def _accepted(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...]) -> bool:
+    """Whether the compiled operator serves these shapes; known when a graph is compiled."""
+    return not _refusal(x, weight, geometry)
 
-    def __init__(self, name: str, shape, bprop=None):
-        super().__init__(f"{compiled()}:{name}", shape, ms.float32, func_type="aot", bprop=bprop)
 
-    def __deepcopy__(self, memo):
-        return self
+@functools.cache
+def _refusal(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...]) -> str:
+    """'' or why oneDNN does not take the convolution, logged once. Shapes that fit nobody are told where they are inferred."""
+    if len(x) != 4 or x[0] == 0 or x[1] != weight[1] * geometry[8]:
+        return ""
+    size = result_shape(x, weight, geometry)
+    arrays = [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (x, weight, size, geometry)]
+    refused = opened().mslt_accepts(*arrays) if min(size) > 0 else None
+    if not refused:
+        return ""
+    log.warning("convolution of %s by %s by MindSpore's own kernels: %s", x, weight, refused.decode())
+    return refused.decode()
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -84,19 +97,26 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def result_shape(x, weight, geometry) -> tuple[int, int, int, int]:
+    """(N, O, OH, OW)."""
+    stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, _ = geometry
+    height = output_size(x[2], weight[2], stride_h, dilation_h, top, bottom)
+    width = output_size(x[3], weight[3], stride_w, dilation_w, left, right)
+    return x[0], weight[0], height, width
+
+
 @functools.cache
 def _forward(geometry: tuple[int, ...]):
     """The operator for one stride, dilation, padding and number of groups, with its gradient."""
-    stride_h, stride_w, dilation_h, dilation_w, top, bottom, left, right, groups = geometry
+    groups = geometry[8]
 
     def shape(x, weight, _):
         if len(x) != 4 or x[1] != weight[1] * groups:
             raise ValueError(f"x must have the shape (N, {weight[1] * groups}, H, W), got {tuple(x)}")
-        height = output_size(x[2], weight[2], stride_h, dilation_h, top, bottom)
-        width = output_size(x[3], weight[3], stride_w, dilation_w, left, right)
-        if min(height, width) < 1:
+        result = result_shape(x, weight, geometry)
+        if min(result[2:]) < 1:
             raise ValueError(f"x of shape {tuple(x)} leaves nothing for a kernel of {tuple(weight[2:])}")
-        return x[0], weight[0], height, width
+        return result
 
     data, weights = _data(), _weights()
 
@@ -105,7 +125,7 @@ def _forward(geometry: tuple[int, ...]):
         dx = data(dout, weight, geometry, x)
         return dx, weights(x, dout, geometry, weight), ops.zeros_like(geometry)
 
-    operator = _Operator("ConvForward", shape, bprop)
+    operator = Operator("ConvForward", shape, bprop)
     # Graph mode keeps inferred shapes by name and attributes: without this, two strides would be taken for one operator.
     operator.add_prim_attr("geometry", geometry)
     return operator
@@ -116,7 +136,7 @@ def _data():
     def shape(dy, weight, geometry, x):
         return x
 
-    return _Operator("ConvData", shape)
+    return Operator("ConvData", shape)
 
 
 @functools.cache
@@ -124,4 +144,4 @@ def _weights():
     def shape(x, dy, geometry, weight):
         return weight
 
-    return _Operator("ConvWeights", shape)
+    return Operator("ConvWeights", shape)

@@ -10,42 +10,24 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <list>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
-namespace dnnl {
-namespace threadpool_interop {
-// As in oneDNN 3.10: the order of the virtual functions is the interface. Visible, because the library has the same type.
-struct threadpool_iface {
-  virtual int get_num_threads() const = 0;
-  virtual bool get_in_parallel() const = 0;
-  virtual void parallel_for(int n, const std::function<void(int, int)> &body) = 0;
-  virtual uint64_t get_flags() const = 0;
-  virtual void wait() = 0;  // not in every release; the library never destroys a pool, so the entry after it is unused
-  virtual ~threadpool_iface() = default;
-};
-}  // namespace threadpool_interop
-}  // namespace dnnl
+#include "pool.h"
 
 namespace {
 
@@ -105,87 +87,6 @@ void check(int status, const char *what) {
   if (status != 0) throw std::runtime_error(std::string("oneDNN refuses ") + what + ", status " + std::to_string(status));
 }
 
-// -------------------------------------------------------------------------------------------------------- thread pool
-
-// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing
-// and a process forked without the workers goes on. Which thread takes a part has no influence on the result, but how
-// many parts there are has, where sums are divided among them: so oneDNN is told a number of its own, not that of threads.
-class Pool final : public dnnl::threadpool_interop::threadpool_iface {
- public:
-  Pool(int threads, int parts) : threads_(threads), parts_(parts) {
-    for (int i = 1; i < threads; ++i) std::thread([this] { work(); }).detach();  // the pool lives as long as the process
-  }
-  int get_num_threads() const override { return parts_; }
-  bool get_in_parallel() const override { return inside_; }
-  uint64_t get_flags() const override { return 0; }  // parallel_for returns when all is done
-  void wait() override {}
-
-  void parallel_for(int n, const std::function<void(int, int)> &body) override {
-    if (n <= 1 || n > kMost || threads_ == 1 || inside_) {
-      for (int i = 0; i < n; ++i) body(i, n);
-      return;
-    }
-    body_ = &body;
-    done_.store(0, std::memory_order_relaxed);
-    const uint64_t turn = (state_.load(std::memory_order_relaxed) >> 32) + 1;
-    state_.store(turn << 32 | uint64_t(n) << 16);
-    if (sleeping_.load() > 0) {
-      { std::lock_guard<std::mutex> guard(mutex_); }
-      wake_.notify_all();
-    }
-    while (take()) {}
-    for (int spins = 0; done_.load(std::memory_order_acquire) < n; ++spins) pause(spins);
-  }
-
- private:
-  static constexpr int kMost = 0xffff;
-  static constexpr int kSpins = 2000;  // some 30 microseconds: longer would take the processor from MindSpore's threads
-
-  static void pause(int spins) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-    if (spins % 256 == 255) sched_yield();
-  }
-  static bool open(uint64_t state) { return (state & kMost) < (state >> 16 & kMost); }
-
-  // Do one part of the present call, if one is left. While a part is out, the call that body_ belongs to cannot end.
-  bool take() {
-    uint64_t state = state_.load(std::memory_order_acquire);
-    while (open(state)) {
-      if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;
-      inside_ = true;
-      (*body_)(int(state & kMost), int(state >> 16 & kMost));
-      inside_ = false;
-      done_.fetch_add(1, std::memory_order_release);
-      return true;
-    }
-    return false;
-  }
-
-  void work() {
-    for (;;) {
-      for (int spins = 0; spins < kSpins; ++spins) {
-        if (take()) spins = 0;
-        pause(spins);
-      }
-      std::unique_lock<std::mutex> guard(mutex_);
-      sleeping_.fetch_add(1);
-      wake_.wait(guard, [this] { return open(state_.load()); });
-      sleeping_.fetch_sub(1);
-    }
-  }
-
-  const int threads_, parts_;
-  const std::function<void(int, int)> *body_ = nullptr;
-  std::atomic<uint64_t> state_{0};  // number of the call, number of parts, next part: 32 + 16 + 16 bits
-  std::atomic<int> done_{0}, sleeping_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  static thread_local bool inside_;
-};
-thread_local bool Pool::inside_ = false;
-
 // --------------------------------------------------------------------------------------------------- one convolution
 
 struct State {
@@ -193,7 +94,6 @@ struct State {
   int parts = 1;
   char *scratch = nullptr;
   size_t scratch_bytes = 0;
-  std::mutex mutex;  // one convolution at a time: it has all threads, and the scratch memory is shared
 } *state = nullptr;
 std::string failure;
 
@@ -376,6 +276,13 @@ Convolution &find(const Key &key) {
   return recent.front().second;
 }
 
+Key key_of(Kind kind, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry) {
+  Key key{kind};
+  for (const int64_t *shape : {x, w, y}) key.insert(key.end(), shape, shape + 4);
+  key.insert(key.end(), geometry, geometry + 9);
+  return key;
+}
+
 // The types that MindSpore passes are those after its own casts; an operator that got halves would read past their end.
 int run(Kind kind, const char **types, int count, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry, void *first, void *second,
         void *result) {
@@ -389,10 +296,8 @@ int run(Kind kind, const char **types, int count, const int64_t *x, const int64_
       if (kind == kWeightsKind) std::memset(result, 0, size_t(w[0] * w[1] * w[2] * w[3]) * sizeof(float));
       return 0;
     }
-    Key key{kind};
-    for (const int64_t *shape : {x, w, y}) key.insert(key.end(), shape, shape + 4);
-    key.insert(key.end(), geometry, geometry + 9);
-    std::lock_guard<std::mutex> guard(state->mutex);
+    const Key key = key_of(kind, x, w, y, geometry);
+    std::lock_guard<std::mutex> guard(pool_turn);  // the scratch memory is shared, too
     Convolution &convolution = find(key);
     if (convolution.bytes() > state->scratch_bytes) {
       std::free(state->scratch);
@@ -467,8 +372,9 @@ EXPORT const char *mslt_open(const char *path, int threads, int parts) {
   try {
     auto made = std::make_unique<State>();
     made->parts = std::max(1, parts);
+    if (!pool) pool = new Pool(std::max(1, threads), made->parts);
     check(lib.engine_create(&made->engine, kCpu, 0), "an engine");
-    check(lib.threadpool_interop_stream_create(&made->stream, made->engine, new Pool(std::max(1, threads), made->parts)), "a stream");
+    check(lib.threadpool_interop_stream_create(&made->stream, made->engine, pool), "a stream");
     check(lib.primitive_attr_create(&made->attributes), "attributes");
     check(lib.primitive_attr_set_scratchpad_mode(made->attributes, kScratchByCaller), "scratch memory of the caller");
     check(lib.primitive_attr_set_deterministic(made->attributes, 1), "to repeat its results");
@@ -476,6 +382,20 @@ EXPORT const char *mslt_open(const char *path, int threads, int parts) {
   } catch (const std::exception &error) {
     failure = error.what();
     return failure.c_str();
+  }
+  return nullptr;
+}
+
+// Whether the library takes this convolution and both its gradients: null, else why not. What it takes is kept for use.
+EXPORT const char *mslt_accepts(const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry) {
+  static thread_local std::string why;
+  try {
+    if (!state) throw std::runtime_error("mslt_open was not called");
+    std::lock_guard<std::mutex> guard(pool_turn);
+    for (Kind kind : {kForwardKind, kDataKind, kWeightsKind}) find(key_of(kind, x, w, y, geometry));
+  } catch (const std::exception &error) {
+    why = error.what();
+    return why.c_str();
   }
   return nullptr;
 }

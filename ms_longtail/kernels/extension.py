@@ -17,7 +17,7 @@ BUILD = "install a C++ compiler (g++) and run pip install again"
 
 def compiled() -> Path | None:
     """The shared library that setup.py built beside this file, or None."""
-    files = (Path(__file__).with_name("_convolution" + end) for end in importlib.machinery.EXTENSION_SUFFIXES)
+    files = (Path(__file__).with_name("_compiled" + end) for end in importlib.machinery.EXTENSION_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
@@ -34,6 +34,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(path))
         library.mslt_open.restype = ctypes.c_char_p
         library.mslt_open.argtypes = ctypes.c_char_p, ctypes.c_int, ctypes.c_int
+        library.mslt_accepts.restype = ctypes.c_char_p
         library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
         refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads(), runtime.convolution_parts())
     except (OSError, AttributeError) as error:  # built for another system, or a file of the same name

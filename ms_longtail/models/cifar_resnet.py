@@ -8,7 +8,8 @@ from mindspore import nn, ops
 
 from ..registry import MODELS
 from .classifier import Classifier
-from .layers import blended, conv, initialise, norm
+from .layers import blended, conv, initialise
+from .norm import Norm
 
 
 class BasicBlock(nn.Cell):
@@ -17,22 +18,20 @@ class BasicBlock(nn.Cell):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.conv1 = conv(inputs, outputs, 3, stride)
-        self.bn1 = norm(outputs)
+        self.bn1 = Norm(outputs, relu=True)
         self.conv2 = conv(outputs, outputs, 3)
-        self.bn2 = norm(outputs)
-        self.relu = nn.ReLU()
+        self.bn2 = Norm(outputs, relu=True)
         # A 1x1 average pool with stride 2 is the slice [::2, ::2], and its gradient runs in both modes.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride) if stride != 1 else nn.Identity()
         self.padding = (outputs - inputs) // 2
 
     def construct(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = self.conv2(self.bn1(self.conv1(x)))
         x = self.subsample(x)
         if self.padding:
             side = ops.zeros((x.shape[0], self.padding, x.shape[2], x.shape[3]), x.dtype)
             x = ops.cat((side, x, side), axis=1)  # as many zero channels before as behind
-        return self.relu(y + x)
+        return self.bn2(y, x)
 
 
 class CifarResNet(nn.Cell):
@@ -50,8 +49,7 @@ class CifarResNet(nn.Cell):
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, ...), not {depth}")
         blocks = (depth - 2) // 6
         self.conv1 = conv(3, 16, 3)
-        self.bn1 = norm(16)
-        self.relu = nn.ReLU()
+        self.bn1 = Norm(16, relu=True)
         self.layer1 = self._layer(16, 16, 1, blocks)
         self.layer2 = self._layer(16, 32, 2, blocks)
         self.layer3 = self._layer(32, 64, 2, blocks)
@@ -62,7 +60,7 @@ class CifarResNet(nn.Cell):
         return nn.SequentialCell([first] + [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
 
     def construct(self, x, point=None, partner=None, blend=None):
-        x = self.relu(self.bn1(self.conv1(x)))  # (B, 16, 32, 32)
+        x = self.bn1(self.conv1(x))  # (B, 16, 32, 32)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
         x = self.layer2(x)

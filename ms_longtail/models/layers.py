@@ -34,11 +34,6 @@ def blended(x, partner, blend):
     return share * own + (1 - share) * ops.gather(x, partner, 0)
 
 
-def norm(channels: int) -> nn.Cell:
-    """Batch normalisation; MindSpore's momentum is the share of the OLD statistics, .9 is PyTorch's .1."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.9)
-
-
 def initialise(cell: nn.Cell, seed: int) -> None:
     """Kaiming normal (fan in, gain sqrt 2) for every weight of two or more axes, zero for biases of linear layers.
 

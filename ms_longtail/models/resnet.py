@@ -8,7 +8,8 @@ from mindspore import nn
 
 from ..registry import MODELS
 from .classifier import Classifier
-from .layers import blended, conv, initialise, norm
+from .layers import blended, conv, initialise
+from .norm import Norm
 
 
 class BasicBlock(nn.Cell):
@@ -18,15 +19,13 @@ class BasicBlock(nn.Cell):
 
     def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, base_width: int = 64):
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, width, 3, stride), norm(width)
-        self.conv2, self.bn2 = conv(width, width, 3), norm(width)
-        self.relu = nn.ReLU()
+        self.conv1, self.bn1 = conv(inputs, width, 3, stride), Norm(width, relu=True)
+        self.conv2, self.bn2 = conv(width, width, 3), Norm(width, relu=True)
         self.shortcut = shortcut(inputs, width, stride)
 
     def construct(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + self.shortcut(x))
+        y = self.conv2(self.bn1(self.conv1(x)))
+        return self.bn2(y, self.shortcut(x))
 
 
 class Bottleneck(nn.Cell):
@@ -38,24 +37,22 @@ class Bottleneck(nn.Cell):
         super().__init__()
         outputs = self.expansion * width
         inner = width * base_width // 64 * groups
-        self.conv1, self.bn1 = conv(inputs, inner, 1), norm(inner)
-        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups=groups), norm(inner)
-        self.conv3, self.bn3 = conv(inner, outputs, 1), norm(outputs)
-        self.relu = nn.ReLU()
+        self.conv1, self.bn1 = conv(inputs, inner, 1), Norm(inner, relu=True)
+        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups=groups), Norm(inner, relu=True)
+        self.conv3, self.bn3 = conv(inner, outputs, 1), Norm(outputs, relu=True)
         self.shortcut = shortcut(inputs, outputs, stride)
 
     def construct(self, x):
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + self.shortcut(x))
+        y = self.bn1(self.conv1(x))
+        y = self.conv3(self.bn2(self.conv2(y)))
+        return self.bn3(y, self.shortcut(x))
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Cell:
     """Nothing where the shape stays, else a 1x1 convolution with normalisation."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.SequentialCell([conv(inputs, outputs, 1, stride), norm(outputs)])
+    return nn.SequentialCell([conv(inputs, outputs, 1, stride), Norm(outputs)])
 
 
 class ResNet(nn.Cell):
@@ -68,8 +65,7 @@ class ResNet(nn.Cell):
 
     def __init__(self, block: type[nn.Cell], blocks: tuple[int, int, int, int], groups: int = 1, base_width: int = 64):
         super().__init__()
-        self.conv1, self.bn1 = conv(3, 64, 7, 2), norm(64)
-        self.relu = nn.ReLU()
+        self.conv1, self.bn1 = conv(3, 64, 7, 2), Norm(64, relu=True)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
         layers, inputs = [], 64
         for number, count in enumerate(blocks):
@@ -84,7 +80,7 @@ class ResNet(nn.Cell):
         self.out_channels = inputs
 
     def construct(self, x, point=None, partner=None, blend=None):
-        x = self.pool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, H/4, W/4)
+        x = self.pool(self.bn1(self.conv1(x)))  # (B, 64, H/4, W/4)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
         x = self.layer2(x)

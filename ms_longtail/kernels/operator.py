@@ -1,0 +1,22 @@
+"""A compiled function as an operator of MindSpore."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import ops
+
+from .extension import compiled
+
+
+class Operator(ops.Custom):
+    """The function `name` of the extension; `shape` maps the inputs' shapes to the output's (or a tuple of them).
+
+    All outputs are float32. It has no state, so a copied network keeps it; `ops.Custom` itself cannot be copied.
+    """
+
+    def __init__(self, name: str, shape, bprop=None, outputs: int = 1):
+        kind = ms.float32 if outputs == 1 else (ms.float32,) * outputs
+        super().__init__(f"{compiled()}:{name}", shape, kind, func_type="aot", bprop=bprop)
+
+    def __deepcopy__(self, memo):
+        return self
