@@ -1,65 +1,43 @@
 #!/usr/bin/env bash
-# Data-parallel training on one machine: one worker per device (or several CPU workers).
+# Data-parallel training on one machine or several: one worker per device, or several CPU workers.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: bash run_distribute.sh CONFIG WORKERS [options of train.py ...]
+usage: bash run_distribute.sh CONFIG [WORKERS] [options of train.py ...]
 
   CONFIG    a recipe, e.g. configs/cifar10_lt/ce.yaml
-  WORKERS   number of workers, at least 1; the recipe's `batch` is shared among them
+  WORKERS   number of workers over all machines; the recipe's `batch` is shared among them.
+            Default: every device of the machine (on a CPU, 2)
 
-  The free port and the run folder are chosen here; each worker's output is in the run's logs.
-  PYTHON, if set, is the interpreter (default: the one that `python` names).
+Several machines: the same command on each, with the variables
+  NODES             number of machines
+  NODE_RANK         this machine's number, from 0; the one with 0 starts the scheduler and writes the run folder
+  MASTER_ADDR       host name or address of machine 0
+  MASTER_PORT       a free port there (default 8118; on one machine, a free one is chosen)
+  WORKERS_PER_NODE  workers on each machine (default: WORKERS / NODES, or every device)
+
+PYTHON, if set, is the interpreter (default: that of .venv beside this script, or the active one).
+Logs: RUN/logs/start-N/rank_R.log. Exit status: 0 done, 2 a mistake in recipe or arguments, 130 stopped by a
+signal (everything is saved; --resume goes on), else that of the worker that failed. See docs/distributed.md.
 TEXT
 }
 
 case "${1:-}" in
     -h | --help) usage; exit 0 ;;
-    "") usage >&2; exit 2 ;;
+    "" | -*) echo "error: CONFIG is missing" >&2; usage >&2; exit 2 ;;
 esac
-if [ $# -lt 2 ]; then
-    echo "error: WORKERS is missing" >&2; usage >&2; exit 2
-fi
-config=$1; workers=$2; shift 2
-if [ ! -f "$config" ]; then
-    echo "error: CONFIG $config: no such file" >&2; exit 2
-fi
-if ! [[ "$workers" =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: WORKERS $workers: must be a number from 1 up" >&2; exit 2
-fi
 
 here=$(cd "$(dirname "$0")" && pwd)
-python=${PYTHON:-$(command -v python || command -v python3)}
-# msrun starts whatever `python` the PATH holds: put the chosen one's folder first.
-bin=$(cd "$(dirname "$python")" && pwd)
-export PATH="$bin:$PATH"
-export GLOG_v=${GLOG_v:-3}
-if ! command -v msrun >/dev/null; then
-    echo "error: msrun is not beside $python; install with pip install -e . into this environment" >&2; exit 2
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=$(command -v python || command -v python3 || true)
+    if [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$here/.venv/bin/python" ]; then
+        PYTHON=$here/.venv/bin/python
+    fi
 fi
-
-# One look at the recipe before any worker starts: a fault is said once, with status 2.
-"$python" "$here/train.py" --config "$config" "$@" --dry-run --quiet
-
-port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-MSLT_RUN_FOLDER=$("$python" -m ms_longtail.run.choose_folder --config "$config" "$@")
-export MSLT_RUN_FOLDER
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
-
-status=0
-msrun --worker_num="$workers" --local_worker_num="$workers" --master_port="$port" --log_dir="$logs" --join=True \
-    --cluster_time_out=120 --tail_worker_log=0 "$here/train.py" --config "$config" "$@" || status=$?
-
-if [ -d "$MSLT_RUN_FOLDER" ]; then
-    mkdir -p "$MSLT_RUN_FOLDER/logs"
-    for log in "$logs"/worker_*.log; do
-        [ -e "$log" ] && cp "$log" "$MSLT_RUN_FOLDER/logs/rank-$(basename "${log#*worker_}")"
-    done
+if ! "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("mindspore") is None)' 2>/dev/null; then
+    echo "error: ${PYTHON:-python} has no mindspore; run pip install -e . in its environment, or set PYTHON" >&2; exit 2
 fi
-if [ "$status" -ne 0 ]; then
-    echo "error: a worker failed (status $status); the last lines of each log:" >&2
-    tail -n 8 "$logs"/worker_*.log >&2 || true
-fi
-exit "$status"
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+# The shell becomes the launcher, so a signal to the script reaches it.
+exec "$PYTHON" -m ms_longtail.run.launch "$here/train.py" "$@"

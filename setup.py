@@ -39,6 +39,7 @@ setup(
         "scipy>=1.11",
         "matplotlib>=3.8",
         "rich>=13",
+        "psutil>=5.9",
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],

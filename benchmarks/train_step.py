@@ -87,12 +87,14 @@ class Process:
 
 
 def rounds(network: str, steps: int, cores: int | None) -> dict[str, list[float]]:
-    """Seconds of every step of every contestant that runs; one step, after one to compile, of the one that takes half a minute."""
+    """Seconds of every step of every contestant that runs; one step of the one that takes half a minute, after one to compile
+    where a step does not take minutes."""
     processes = {name: Process(name, network, cores) for name in CONTESTANTS}
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    slow = {WARM_UP} if network == "resnet50" else {WARM_UP - 1, WARM_UP}
     for number in range(WARM_UP + steps):
         for name, process in processes.items():
-            if name.endswith("ships") and number not in (WARM_UP - 1, WARM_UP):
+            if name.endswith("ships") and number not in slow:
                 continue
             value = process.step()
             if value is not None and number >= WARM_UP:

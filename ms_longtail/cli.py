@@ -98,6 +98,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
 def train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
+    from .collectives import from_main
     from .console import Console
     from .run import check, dataset, folder, plan, reuse
     from .run.finish import finish
@@ -120,14 +121,17 @@ def train(options: argparse.Namespace) -> int:
     others = None if options.reuse is None else reuse.folder_of_runs(options.reuse, machine.ranks)
     if not machine.main:
         console = Console(quiet=True)
-    home = home_folder(options, recipe)
-    if home.finished:
+    # The main worker alone looks at the disk, and tells the others.
+    found = home_folder(options, recipe) if machine.main else None
+    path, finished = from_main(None if found is None else (str(found.path), found.finished))
+    home = found or folder.RunFolder(Path(path))
+    if finished:
         console.say(f"{home.path} is finished already; see {home.report}")
         return 0
     if machine.main:
         root = str(Path(dataset.data_root(recipe)).resolve())
         facts = folder.environment(machine.device, machine.ranks, graph=machine.graph, data_root=root)
-        if home.path.exists():
+        if home.begun:
             home.require_same_recipe(recipe)
             home.require_same_split(data.description)
             home.compare_arithmetic(facts)

@@ -115,7 +115,8 @@ def _path() -> Finding:
 
     why, variable = reason(), runtime.CONVOLUTION_VARIABLE
     if not why:
-        found = f"compiled convolution and batch normalisation, {runtime.convolution_threads()} threads ({variable}=gemm: MindSpore's own)"
+        threads = runtime.convolution_threads()
+        found = f"compiled convolution and batch norm, {threads} threads ({variable}=gemm: MindSpore's own)"
         return Finding("kernels on the CPU", found)
     advice = {UNBUILT: f"for the fast one, {BUILD}", f"{variable}=gemm is set": f"unset {variable} for the fast one"}
     return Finding("kernels on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))

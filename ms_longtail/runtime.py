@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 CONVOLUTION_VARIABLE = "MSLT_CPU_CONV"
+LOCAL_WORKERS_VARIABLE = "MSLT_LOCAL_WORKERS"  # of this machine; MindSpore itself tells only how many there are in all
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 _TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 
@@ -42,7 +43,7 @@ def convolution_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if asked.isdigit() and int(asked):
         return int(asked)
-    here = int(os.environ.get("MS_WORKER_NUM", "1")) if in_group() else 1
+    here = int(os.environ.get(LOCAL_WORKERS_VARIABLE) or os.environ["MS_WORKER_NUM"]) if in_group() else 1
     return max(1, len(os.sched_getaffinity(0)) // here)
 
 
@@ -148,34 +149,6 @@ def _join_group() -> tuple[int, int]:
 
     communication.init()
     return communication.get_rank(), communication.get_group_size()
-
-
-def broadcast_parameters(cell) -> None:
-    """Give every worker rank 0's parameters, in both modes (MindSpore's own broadcast does nothing in PyNative)."""
-    from mindspore import ops
-
-    broadcast = ops.Broadcast(0)
-    for parameter in cell.get_parameters():
-        ops.assign(parameter, broadcast((parameter.value(),))[0])  # set_data would not reach compiled graphs
-
-
-def broadcast_array(array):
-    """Rank 0's array of bytes on every worker; None where it has none.
-
-    Args:
-        array: uint8 of three axes, or None; what other ranks give is not looked at.
-    """
-    import mindspore as ms
-    import numpy as np
-    from mindspore import ops
-
-    def send(values):
-        return ops.Broadcast(0)((ms.Tensor(values, ms.float32),))[0].asnumpy()  # the one type every collective sends
-
-    shape = send(np.zeros(3) if array is None else np.array(array.shape)).astype(int)
-    if not shape.all():
-        return None
-    return send(np.zeros(shape) if array is None else np.asarray(array)).astype(np.uint8)
 
 
 def set_seed(seed: int) -> None:

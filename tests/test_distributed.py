@@ -1,12 +1,17 @@
-"""Two CPU workers on this machine, through run_distribute.sh."""
+"""Two CPU workers on this machine, through run_distribute.sh: what they leave, and what happens when something dies."""
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -19,45 +24,248 @@ augment: [crop]
 optimizer: {name: sgd, lr: 0.02}
 stages: [{name: one, epochs: 2}, {name: two, epochs: 1, sampler: class_balanced}]
 """
+LONG = RECIPE.replace("name: pair", "name: long").replace("epochs: 2", "epochs: 40") + "evaluate_every: 20\n"
 
 
-def script(*arguments):
-    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["bash", ROOT / "run_distribute.sh", *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+def environment(**more):
+    return os.environ | {"PYTHON": sys.executable} | more
+
+
+def script(*arguments, **more):
+    command = ["bash", ROOT / "run_distribute.sh", *arguments]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment(**more))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "variables", "message"),
     [
-        ((), "usage:"),
-        (("x.yaml",), "WORKERS is missing"),
-        (("nowhere.yaml", "2"), "CONFIG nowhere.yaml: no such file"),
-        ((ROOT / "configs/digits_lt/default.yaml", "two"), "WORKERS two"),
-        ((ROOT / "configs/digits_lt/default.yaml", "2", "--set", "batch=x"), "batch = 'x'"),
+        ((), {}, "usage:"),
+        (("nowhere.yaml", "2"), {}, "CONFIG nowhere.yaml: no such file"),
+        ((ROOT / "configs/digits_lt/default.yaml", "0"), {}, "WORKERS = 0"),
+        ((ROOT / "configs/digits_lt/default.yaml", "2"), {"NODES": "2"}, "NODE_RANK and MASTER_ADDR must be set"),
+        ((ROOT / "configs/digits_lt/default.yaml", "2", "--set", "batch=x"), {}, "batch = 'x'"),
+        ((ROOT / "configs/digits_lt/default.yaml", "3"), {}, "batch = 32: must be a multiple of 3 workers"),
+        ((ROOT / "configs/digits_lt/default.yaml", "2"), {"PYTHON": "/bin/false"}, "has no mindspore"),
     ],
 )
-def test_bad_arguments(arguments, message):
-    done = script(*arguments)
-    assert done.returncode == 2
+def test_mistakes_are_told_before_anything_starts(tmp_path, arguments, variables, message):
+    done = script(*arguments, *(["--runs", tmp_path / "runs"] if len(arguments) > 1 else []), **variables)
+    assert done.returncode == 2, done.stderr
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help():
     assert "usage:" in script("--help").stdout
 
 
+class Started:
+    """A run of several workers in the background."""
+
+    def __init__(self, folder, *arguments, workers=2, recipe=LONG):
+        (folder / "recipe.yaml").write_text(recipe)
+        self.runs = folder / "runs"
+        command = [
+            "bash",
+            ROOT / "run_distribute.sh",
+            folder / "recipe.yaml",
+            workers,
+            "--runs",
+            self.runs,
+            "--device",
+            "cpu",
+        ]
+        self.output = folder / "output.txt"
+        with self.output.open("w") as output:
+            arguments = [*map(str, [*command, *arguments])]
+            self.process = subprocess.Popen(arguments, env=environment(), stdout=output, stderr=output)
+
+    @property
+    def run(self):
+        return self.runs / "long-s0"
+
+    def until_epoch(self, epoch):
+        """Wait until that many epochs are done, and a step or two of the next."""
+        metrics = self.run / "metrics.jsonl"
+        while not metrics.is_file() or len(metrics.read_text().splitlines()) < epoch:
+            assert self.process.poll() is None, self.text()
+            time.sleep(0.05)
+        time.sleep(0.15)
+
+    def find(self, role, rank=None):
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            values = child.environ()
+            if values.get("MS_ROLE") == role and rank in (None, values.get("RANK_ID")):
+                return child
+        raise AssertionError(f"no {role} {rank}")
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def text(self):
+        return self.output.read_text()
+
+
+def end(started, act, within):
+    """(exit status, output) after `act`; nothing of it may be left."""
+    family = started.family()
+    began = time.monotonic()
+    act()
+    status = started.process.wait(timeout=120)
+    assert time.monotonic() - began < within
+    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left
+    return status, started.text()
+
+
+def weights(run):
+    return {
+        name: value.asnumpy()
+        for name, value in ms.load_checkpoint(str(run / "checkpoints/last.ckpt")).items()
+        if hasattr(value, "asnumpy")
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_workers_train_and_only_one_writes(tmp_path):
-    (tmp_path / "pair.yaml").write_text(RECIPE)
-    done = script(tmp_path / "pair.yaml", 2, "--runs", tmp_path / "runs", "--device", "cpu")
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "runs" / "pair-s0"
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["pair-s0"]
+    started = Started(tmp_path, recipe=RECIPE)
+    assert started.process.wait() == 0, started.text()
+    run = started.runs / "pair-s0"
+    assert sorted(p.name for p in started.runs.iterdir()) == ["pair-s0"]
     assert (run / "result.json").is_file()
-    assert sorted(p.name for p in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
+    assert {"rank_0.log", "rank_1.log", "scheduler.log"} <= {p.name for p in (run / "logs/start-1").iterdir()}
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
-    loaded = ms.load_checkpoint(str(run / "checkpoints" / "last.ckpt"))
-    assert all(np.isfinite(p.asnumpy()).all() for p in loaded.values() if hasattr(p, "asnumpy"))
+    assert all(np.isfinite(value).all() for value in weights(run).values())
+    again = script(tmp_path / "recipe.yaml", "2", "--runs", started.runs, "--resume")
+    assert again.returncode == 0
+    assert "is finished already" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_whatever_dies_the_run_ends_and_goes_on(tmp_path):
+    """SIGTERM to the script, kill -9 of a worker and of the scheduler; at the end the weights of a run left alone."""
+    (tmp_path / "alone").mkdir()
+    alone = Started(tmp_path / "alone")
+    assert alone.process.wait() == 0, alone.text()
+
+    started = Started(tmp_path)
+    started.until_epoch(3)
+    status, text = end(started, lambda: started.process.send_signal(signal.SIGTERM), within=10)
+    assert status == 130, text
+    assert "everything is saved" in text
+
+    started = Started(tmp_path, "--resume")
+    started.until_epoch(8)
+    status, text = end(started, lambda: started.find("MS_WORKER", "1").kill(), within=60)
+    assert status == 128 + signal.SIGKILL, text
+    assert "rank 1 was killed by SIGKILL" in text
+    assert "rank_1.log" in text
+
+    started = Started(tmp_path, "--resume")
+    started.until_epoch(14)
+    status, text = end(started, lambda: started.find("MS_SCHED").kill(), within=60)
+    assert status == 1, text
+    assert "scheduler" in text
+
+    started = Started(tmp_path, "--resume")
+    assert started.process.wait() == 0, started.text()
+    assert sorted(p.name for p in (started.run / "logs").iterdir()) == [f"start-{n}" for n in (1, 2, 3, 4)]
+    ours, theirs = weights(started.run), weights(alone.run)
+    assert list(ours) == list(theirs)
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    results = [json.loads((run / "result.json").read_text()) for run in (started.run, alone.run)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_another_number_of_workers_goes_on(tmp_path):
+    started = Started(tmp_path)
+    started.until_epoch(30)
+    # A signal to one worker alone stops all of them.
+    status, text = end(started, lambda: started.find("MS_WORKER", "1").terminate(), within=15)
+    assert status == 130, text
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        "--config",
+        tmp_path / "recipe.yaml",
+        "--runs",
+        started.runs,
+        "--resume",
+    ]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint was written by 2 workers, now there are 1" in done.stderr
+    draws = [json.loads(line)["draw"] for line in (started.run / "metrics.jsonl").read_text().splitlines()]
+    assert draws == [84 * epoch for epoch in range(1, 42)]
+
+
+def network(*arguments):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def two_machines():
+    """Two network namespaces joined by a cable; (name, address) of each."""
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces need the program ip (iproute2)")
+    names = [f"mslt{os.getpid()}{side}" for side in "ab"]
+    made = [network("netns", "add", name) for name in names]
+    if any(step.returncode for step in made):
+        for name in names:
+            network("netns", "del", name)
+        pytest.skip(f"network namespaces are not permitted here: {made[0].stderr.strip() or made[1].stderr.strip()}")
+    try:
+        steps = [
+            network("link", "add", names[0], "netns", names[0], "type", "veth", "peer", names[1], "netns", names[1])
+        ]
+        for number, name in enumerate(names, start=1):
+            inside = ("-n", name)
+            steps.append(network(*inside, "addr", "add", f"10.77.0.{number}/24", "dev", name))
+            steps += [network(*inside, "link", "set", device, "up") for device in (name, "lo")]
+        if any(step.returncode for step in steps):
+            pytest.skip(f"no virtual cable here: {' '.join(step.stderr.strip() for step in steps)}")
+        yield [(name, f"10.77.0.{number}") for number, name in enumerate(names, start=1)]
+    finally:
+        for name in names:
+            network("netns", "del", name)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_machines_train_together(tmp_path, two_machines):
+    """Each with a disk of its own: only the first has the run folder."""
+    processes = []
+    for node, (name, _) in enumerate(two_machines):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(RECIPE)
+        where = {"NODES": "2", "NODE_RANK": str(node), "MASTER_ADDR": two_machines[0][1], "MASTER_PORT": "8218"}
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            name,
+            "bash",
+            str(ROOT / "run_distribute.sh"),
+            "recipe.yaml",
+            "2",
+            "--device",
+            "cpu",
+        ]
+        with (folder / "output.txt").open("w") as output:
+            started = subprocess.Popen(command, env=environment(**where), cwd=folder, stdout=output, stderr=output)
+        processes.append(started)
+    statuses = [process.wait(timeout=400) for process in processes]
+    texts = [(tmp_path / name / "output.txt").read_text() for name, _ in two_machines]
+    assert statuses == [0, 0], "\n".join(texts)
+    first, second = (tmp_path / name / "runs" for name, _ in two_machines)
+    assert (first / "pair-s0/result.json").is_file()
+    assert json.loads((first / "pair-s0/environment.json").read_text())["ranks"] == 2
+    assert [p.name for p in second.iterdir()] == ["logs-of-machine-1"]
+    assert "machine 2 of 2" in texts[1]

@@ -252,7 +252,12 @@ def spy(cell, used):
 
 @built
 def test_onednn_itself_says_why_it_refuses():
-    numbers = ((1, 4, 8, 8), (8, 4, 3, 3), (1, 8, 9, 9), (1, 1, 1, 1, 0, 0, 0, 0, 1))  # a result too large for the kernel
+    numbers = (
+        (1, 4, 8, 8),
+        (8, 4, 3, 3),
+        (1, 8, 9, 9),
+        (1, 1, 1, 1, 0, 0, 0, 0, 1),
+    )  # a result too large for the kernel
     refused = extension.opened().mslt_accepts(*((ctypes.c_int64 * len(n))(*n) for n in numbers))
     assert refused == b"oneDNN refuses this convolution, status 2"
 

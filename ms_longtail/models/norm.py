@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .. import kernels
+from ..runtime import on_cpu
 
 
 class Norm(nn.BatchNorm2d):
@@ -60,3 +61,18 @@ class Norm(nn.BatchNorm2d):
         ops.assign(self.moving_mean, mean)
         ops.assign(self.moving_variance, variance)
         return z
+
+
+def synchronise(network: nn.Cell) -> str:
+    """Let every `Norm` take its statistics over all workers; call it after the group of workers was joined.
+
+    Returns:
+        '' or, where the device has no operator for it, the reason why they stay each worker's own.
+    """
+    if on_cpu():
+        return "MindSpore has no SyncBatchNorm for the CPU"
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, Norm):
+            # Its operator knows the group; the parameters stay where they are.
+            cell.bn_train = nn.SyncBatchNorm(cell.num_features, eps=cell.eps, momentum=1.0 - cell.momentum).bn_train
+    return ""

@@ -104,6 +104,7 @@ class Recipe:
     accumulate: int
     loss_scale: float
     clip_norm: float | None
+    sync_batch_norm: bool
     max_bad_steps: int
     evaluate_every: int
     workers: int
@@ -125,6 +126,7 @@ class RunSettings:
     accumulate: PositiveInt = 1
     loss_scale: Annotated[float, Gt(0)] = 1.0
     clip_norm: Annotated[float, Gt(0)] | None = None
+    sync_batch_norm: bool = False
     max_bad_steps: PositiveInt = 20
     evaluate_every: PositiveInt = 1
     workers: Annotated[int, Ge(1), Le(512)] = 2

@@ -56,8 +56,14 @@ class RunFolder:
     def finished(self) -> bool:
         return self.result.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run is in it; the logs of workers may be there before."""
+        return (self.path / "recipe.yaml").is_file()
+
     def create(self, recipe: Recipe, split: dict, environment: dict) -> None:
-        """The whole folder appears at once: built under a hidden name, then renamed."""
+        """The whole folder appears at once: built under a hidden name, then renamed. Where the logs of workers are there
+        already its parts move in, the recipe last."""
         hidden = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             hidden.mkdir(parents=True)
@@ -66,7 +72,13 @@ class RunFolder:
             write_json(hidden / "split.json", split)
             write_json(hidden / "environment.json", environment)
             write_text(hidden / "recipe.yaml", to_yaml(recipe))
-            os.rename(hidden, self.path)
+            if self.path.is_dir():
+                shutil.rmtree(hidden / "logs")
+                for part in ("checkpoints", "figures", "split.json", "environment.json", "recipe.yaml"):
+                    os.rename(hidden / part, self.path / part)
+                hidden.rmdir()
+            else:
+                os.rename(hidden, self.path)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
             raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from error
@@ -172,8 +184,8 @@ def to_resume(parent: Path, recipe: Recipe) -> RunFolder | None:
 
 def new_run(parent: Path, recipe: Recipe) -> RunFolder:
     stem, taken = f"{recipe.name}-s{recipe.seed}", runs_of(parent, recipe)
-    if not taken:
-        return RunFolder(parent / stem)
+    if not taken or not taken[-1].begun:  # nothing but the logs of a start that came to nothing
+        return taken[-1] if taken else RunFolder(parent / stem)
     last = taken[-1].path.name.removeprefix(stem).lstrip("-")
     return RunFolder(parent / f"{stem}-{int(last or 1) + 1}")
 

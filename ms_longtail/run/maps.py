@@ -13,6 +13,7 @@ from mindspore import nn
 from mindspore.train import Model
 
 from .. import runtime
+from ..collectives import broadcast_array, broadcast_parameters
 from ..data import ImageSet
 from ..models.activation_map import ActivationMaps
 from ..recipe import Recipe
@@ -78,12 +79,9 @@ def stage_maps(
 
     Only the main worker looks at the file; the others get what it holds, or map their share.
     """
-    if machine.ranks > 1:
-        runtime.broadcast_parameters(model)  # running statistics are each worker's own: take rank 0's
+    broadcast_parameters(model)  # running statistics are each worker's own: take rank 0's
     weights = weights_hash(model)
-    stored = stored_maps(path, weights, len(images)) if machine.main else None
-    if machine.ranks > 1:
-        stored = runtime.broadcast_array(stored)
+    stored = broadcast_array(stored_maps(path, weights, len(images)) if machine.main else None)
     if stored is not None:
         return stored, False
     maps = compute_maps(model, recipe, images, machine)

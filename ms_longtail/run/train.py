@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from mindspore.train import Model
 
 from .. import runtime
+from ..collectives import any_of, broadcast_parameters, from_main, gather_messages
 from ..console import Console
 from ..data import ImageSet
 from ..errors import TrainingError
 from ..evaluation import evaluate
+from ..models.norm import synchronise
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
 from ..training.checkpoints import Position, load_into, newest, write, write_last
@@ -57,6 +60,8 @@ class Run:
         self.recipe, self.data, self.plan = recipe, data, plan
         self.folder, self.machine, self.console = folder, machine, console
         self.model = build.build_model(recipe, data)
+        if recipe.sync_batch_norm and machine.ranks > 1 and (why := synchronise(self.model)):
+            log.warning("sync_batch_norm: %s; batch statistics are each worker's own", why)
         self.predictor = Predict(self.model)  # one for all stages: it is compiled once
         self.position = Position(fingerprint=fingerprint(recipe), ranks=machine.ranks)
         self.step: TrainStep | None = None
@@ -68,17 +73,21 @@ class Run:
     # ---- the run as a whole
 
     def train(self, *, resume: bool = False) -> None:
-        saved = newest(self.folder.checkpoints) if resume else None
-        if saved is not None:
-            path, parameters, position = saved
+        # Only the main worker reads the run folder, which may be on its machine alone; the others hear of it.
+        saved = newest(self.folder.checkpoints) if resume and self.machine.main else None
+        told = from_main(None if saved is None else (str(saved[0]), asdict(saved[2])))
+        if told is not None:
+            path, position = Path(told[0]), Position(**told[1])
             self._check(path, position)
             self.position = position
             if position.epoch < self.plan[position.stage].stage.epochs:
                 self._map(self.plan[position.stage], resumed=True)
             self._enter(self.plan[position.stage])
-            load_into(self.step, parameters, path)
+            if saved is not None:
+                load_into(self.step, saved[1], path)
+            broadcast_parameters(self.step)
             self.console.say(f"resumed from {path}: {self.where()}")
-        self.faults |= self.folder.read_unreadable()
+        self.faults |= gather_messages(self.folder.read_unreadable() if self.machine.main else {})
         if self.machine.main:
             self.folder.keep_metrics_until(self.position.draw)
         with StopSignals() as signals:
@@ -171,8 +180,7 @@ class Run:
             clip_norm=self.recipe.clip_norm,
             ranks=self.machine.ranks,
         )
-        if self.machine.ranks > 1:
-            runtime.broadcast_parameters(self.step)
+        broadcast_parameters(self.step)
         metrics = {"outputs": Collect(self.machine.ranks)}
         self.trainer = Model(self.step, eval_network=self.predictor, metrics=metrics)
 
@@ -219,7 +227,7 @@ class Run:
             on_epoch=lambda: self._on_epoch(stage),
             save=self._save,
             save_every_seconds=None if minutes is None else 60 * minutes,
-            stop_requested=lambda: signals.requested,
+            stop_requested=lambda: any_of(signals.requested),
         )
         self._rate_from = (time.monotonic(), self.position.draw)
         try:
@@ -230,6 +238,7 @@ class Run:
                 raise source.faults.fatal from error
             raise
         if conductor.interrupted:
+            any_of(False)  # wait until the main worker has saved: the first to leave may end the others
             raise Interrupted(f"stopped in {self.where()}; everything is saved")
 
     # ---- between steps
@@ -242,6 +251,7 @@ class Run:
 
     def _on_epoch(self, stage: StagePlan) -> None:
         position = self.position
+        self.faults |= gather_messages(self.faults)
         last_epoch = position.epoch == stage.stage.epochs
         weight = float(self.step.loss_weight.asnumpy())
         line = {
@@ -306,6 +316,5 @@ class Run:
 
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""
-        if self.machine.ranks > 1:
-            runtime.broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
+        broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
         return model_outputs(self.trainer, self.recipe, images, self.machine)

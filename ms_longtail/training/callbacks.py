@@ -30,7 +30,7 @@ class Conductor(Callback):
         on_epoch: called at the end of every epoch, after the position was set.
         save: called to write a checkpoint.
         save_every_seconds: how often `save` is called in the middle of an epoch, None for never.
-        stop_requested: asked after every step; when true, the state is saved and training ends.
+        stop_requested: asked after every step whose loss is read; when true, the state is saved and training ends.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class Conductor(Callback):
         elif self.save_every_seconds is not None and time.monotonic() - self.last_save > self.save_every_seconds:
             self.save()
             self.last_save = time.monotonic()
-        if self.stop_requested():
+        # Several workers agree on it, which costs a message: at the steps that wait for the device anyway.
+        if loss is not None and self.stop_requested():
             self.interrupted = True
             self.save()
             run_context.request_stop()

@@ -8,6 +8,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import functional as F
 
 from ..parameters import assign
+from ..runtime import on_cpu
+from .reduce import SumOverWorkers
 
 _scale = ops.MultitypeFuncGraph("scale")
 _add_to = ops.MultitypeFuncGraph("add_to")
@@ -89,7 +91,7 @@ class TrainStep(nn.Cell):
             self.observed = Parameter(zeros, name="observed", requires_grad=False)
         self.loss_sum, self.loss_weight = _scalar("loss_sum"), _scalar("loss_weight")
         self.skipped, self.skipped_in_row = _scalar("skipped", ms.int32), _scalar("skipped_in_row", ms.int32)
-        self.all_reduce = ops.AllReduce() if ranks > 1 else None
+        self.add_up = SumOverWorkers(together=on_cpu()) if ranks > 1 else None
 
     def reset_loss(self) -> None:
         """Begin a new sum of losses."""
@@ -131,10 +133,8 @@ class TrainStep(nn.Cell):
     def _update(self, gradients, numerator, denominator, observed):
         """Divide, check, clip, apply. `gradients` are those of the numerator."""
         if self.ranks > 1:
-            gradients = self.hyper_map(self.all_reduce, gradients)
-            numerator, denominator = self.all_reduce(numerator), self.all_reduce(denominator)
-            if self.objective.stateful:
-                observed = self.all_reduce(observed)
+            sums = self.add_up((*gradients, numerator, denominator, observed))
+            gradients, numerator, denominator, observed = sums[:-3], sums[-3], sums[-2], sums[-1]
         gradients = self.hyper_map(F.partial(_scale, 1.0 / denominator), gradients)
         square_norm = F.addn(self.hyper_map(_square_sum, gradients))
         loss = numerator / denominator

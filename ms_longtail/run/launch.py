@@ -1,0 +1,109 @@
+"""What `run_distribute.sh` does: check everything once, start the workers through `msrun`, watch them.
+
+python -m ms_longtail.run.launch TRAIN.PY CONFIG [WORKERS] [options of train.py ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .. import runtime
+from ..cli import home_folder, load_recipe, train, train_arguments
+from ..console import Console
+from ..errors import RecipeError, UserError
+from . import check
+from .cluster import Cluster, cluster, local_threads
+from .dataset import load_data
+from .plan import make_plan
+from .watch import Watch
+
+TAIL = 12  # lines of a failed worker's log that are printed
+
+
+def main(words: list[str]) -> int:
+    script, config, *rest = words
+    workers = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    try:
+        if not Path(config).is_file():
+            raise UserError(f"CONFIG {config}: no such file")
+        arguments = ["--config", config, *rest]
+        options = train_arguments(argparse.ArgumentParser(prog="run_distribute.sh")).parse_args(arguments)
+        if options.data is not None:
+            raise UserError(
+                "--data: several workers train a recipe; write one with `data: {name: image_folder, root: ...}`"
+            )
+        device = runtime.choose_device(options.device)
+        place = cluster(workers, device)
+        options.words = arguments
+        if options.dry_run:
+            return train(options)
+        return launch(script, arguments, options, place, device)
+    except (UserError, runtime.DeviceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def launch(script: str, arguments: list[str], options: argparse.Namespace, place: Cluster, device: str) -> int:
+    """Check the recipe here, before any worker starts: a fault is told once, with status 2."""
+    console = Console(quiet=options.quiet)
+    recipe = load_recipe(options, Console(quiet=True))
+    data = load_data(recipe)
+    runtime.start("cpu")
+    try:
+        check.check(recipe, data, resuming=options.resume is not None)
+        make_plan(recipe, data, place.workers)
+    except RecipeError as error:
+        raise RecipeError(error.faults, options.config) from error
+    environment = os.environ | local_threads(place)
+    environment.setdefault("GLOG_v", "3")
+    # msrun starts whatever `python` the PATH holds.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if place.main:
+        home = home_folder(options, recipe)
+        if home.finished:
+            console.say(f"{home.path} is finished already; see {home.report}")
+            return 0
+        environment["MSLT_RUN_FOLDER"] = str(home.path)
+        parent = home.path / "logs"
+    else:  # the run folder is on the first machine, and may be out of reach
+        parent = Path(options.runs) / f"logs-of-machine-{place.node}" / f"{recipe.name}-s{recipe.seed}"
+    logs = next_folder(parent)
+    command = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
+    command += [f"--worker_num={place.workers}", f"--local_worker_num={place.here}", f"--master_addr={place.address}"]
+    command += [
+        f"--master_port={place.port}",
+        f"--node_rank={place.node}",
+        f"--log_dir={logs}",
+        "--worker_log_name=rank",
+    ]
+    command += ["--join=True", "--cluster_time_out=300", "--tail_worker_log=-2"]
+    command += ["--bind_core=True"] if device != "cpu" else []
+    where = f"machine {place.node + 1} of {place.nodes}, " if place.nodes > 1 else ""
+    console.say(
+        f"{where}{place.here} of {place.workers} workers, {device}, {place.address}:{place.port}; logs in {logs}"
+    )
+    shown = 0 if place.main and not options.quiet else None
+    outcome = Watch([*command, script, *arguments], environment, logs, shown).run()
+    if outcome.message:
+        print(f"error: {outcome.message}", file=sys.stderr)
+    if outcome.rank is not None:
+        log = logs / f"rank_{outcome.rank}.log"
+        lines = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
+        print(f"the last lines of {log}:", *lines, sep="\n  ", file=sys.stderr)
+    return outcome.status
+
+
+def next_folder(parent: Path) -> Path:
+    """parent/start-1, or the first number that is free: a resumed run keeps the logs of its earlier parts."""
+    number = 1
+    while (folder := parent / f"start-{number}").exists():
+        number += 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
