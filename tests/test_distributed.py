@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,16 @@ def test_mistakes_are_told_before_anything_starts(tmp_path, arguments, variables
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = script(ROOT / "configs/digits_lt/default.yaml", "2", "--runs", tmp_path, MASTER_PORT=port)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: MASTER_PORT = {port}: taken on this machine")
 
 
 def test_help():

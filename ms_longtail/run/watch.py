@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,17 +157,19 @@ class Watch:
     def _signal_workers(self, number: int) -> None:
         for process in self.started.values():
             if process.rank is not None and process.alive:
-                process.process.send_signal(number)
+                with suppress(psutil.NoSuchProcess):  # gone since
+                    process.process.send_signal(number)
 
     def _end_all(self) -> None:
         """Whatever is left, with what it started itself."""
         for process in self.started.values():
             if not process.alive:
                 continue
-            if process.rank is not None:
-                os.killpg(process.process.pid, signal.SIGKILL)  # msrun gives every worker a session of its own
-            else:
-                process.process.kill()
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if process.rank is not None:
+                    os.killpg(process.process.pid, signal.SIGKILL)  # msrun gives every worker a session of its own
+                else:
+                    process.process.kill()
 
 
 _FORCED = f"some workers had not left {GRACE:.0f} s after the signal and were ended; the last checkpoint stands"
