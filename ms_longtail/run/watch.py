@@ -17,6 +17,7 @@ import psutil
 GRACE = 8.0  # seconds that workers get to save and leave after a signal; 10 are promised
 LINGER = 5.0  # seconds that a scheduler may outlive the workers, or they it
 _FAILED = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
+_LOST = re.compile(r"worker (\d+) is the first one timed out")
 
 
 @dataclass
@@ -113,9 +114,19 @@ class Watch:
             return Outcome(130, "" if deadline is None or time.monotonic() < deadline else _FORCED)
         if failure is not None and failure.status == 130:  # somebody else's signal stopped the workers; they have saved
             return Outcome(130)
+        lost = self._lost()
+        if failure is not None and lost is not None:
+            failure.message = f"rank {lost}, on another machine, is gone; {failure.message}"
         if failure is None and launcher.returncode:
             return Outcome(1, f"msrun ended with status {launcher.returncode}; see {own}")
         return failure or Outcome(0)
+
+    def _lost(self) -> int | None:
+        """The worker of another machine that the scheduler has stopped hearing of, if it says so."""
+        log = self.logs / "scheduler.log"
+        found = _LOST.search(log.read_text(errors="replace")) if log.is_file() else None
+        here = {p.rank for p in self.started.values()}
+        return int(found[1]) if found and int(found[1]) not in here else None
 
     def _failure(self, pid: int, code: int) -> Outcome:
         rank = self.started[pid].rank if pid in self.started else None
