@@ -42,7 +42,7 @@ setup(
         "psutil>=5.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.6"],
         "bench": ["torch>=2.4"],
     },
     entry_points={"console_scripts": ["ms-longtail=ms_longtail.cli:main"]},
