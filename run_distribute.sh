@@ -17,7 +17,8 @@ Several machines: the same command on each, with the variables
   MASTER_PORT       a free port there (default 8118; on one machine, a free one is chosen)
   WORKERS_PER_NODE  workers on each machine (default: WORKERS / NODES, or every device)
 
-PYTHON, if set, is the interpreter (default: that of .venv beside this script, or the active one).
+PYTHON, if set, is the interpreter (default: that of the active environment, or of .venv beside this script).
+MSLT_GRACE: seconds that workers get to save after a signal (default 8).
 Logs: RUN/logs/start-N/rank_R.log. Exit status: 0 done, 2 a mistake in recipe or arguments, 130 stopped by a
 signal (everything is saved; --resume goes on), else that of the worker that failed. See docs/distributed.md.
 TEXT

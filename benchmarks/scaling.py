@@ -21,6 +21,8 @@ from pathlib import Path
 
 from common import arguments, report
 
+from ms_longtail.run.cluster import free_port
+
 HERE = Path(__file__).resolve().parent
 BATCH, SIZE = 128, 32
 
@@ -54,6 +56,8 @@ def serve(folder: Path, name: str, network: str, rounds: int, steps: int) -> Non
         began = time.perf_counter()
         for _ in range(steps):
             step(images, labels)[0].asnumpy()
+            if step is together:
+                collectives.any_of(False)  # as a run asks whether to stop
         return (time.perf_counter() - began) / steps
 
     for step in (together, alone):
@@ -61,6 +65,8 @@ def serve(folder: Path, name: str, network: str, rounds: int, steps: int) -> Non
     (folder / f"{name}-ready-{machine.rank}").touch()
     for number in range(rounds):
         while not (folder / f"{name}-{number}").exists():
+            if (folder / "end").exists():
+                return
             time.sleep(0.02)
         result = {"step": timed(together), "alone": timed(alone)}
         temporary = folder / f".{name}-{number}-{machine.rank}"
@@ -91,25 +97,27 @@ def measure(network: str, rounds: int, steps: int) -> list[dict[str, str]]:
         "--local_worker_num=2",
         "--join=True",
     ]
-    msrun += [f"--master_port={8200 + os.getpid() % 1000}", f"--log_dir={folder}"]
+    msrun += [f"--master_port={free_port()}", f"--log_dir={folder}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    processes = [subprocess.Popen([sys.executable, *serving, "one"], **quiet)]
-    wait_for(folder / "one-ready-0", processes)
-    processes.append(subprocess.Popen([*msrun, *serving, "two"], **quiet))
-    for rank in (0, 1):
-        wait_for(folder / f"two-ready-{rank}", processes)
-    found = {"one": [], "two": []}
-    for number in range(rounds):
-        for name, ranks in (("one", 1), ("two", 2)):
-            (folder / f"{name}-{number}").touch()
-            files = [folder / f"{name}-{number}-{rank}.json" for rank in range(ranks)]
-            for file in files:
-                wait_for(file, processes)
-            results = [json.loads(file.read_text()) for file in files]
-            found[name].append({key: max(r[key] for r in results) for key in ("step", "alone")})
-    (folder / "end").touch()
-    for process in processes:
-        process.wait()
+    found, processes = {"one": [], "two": []}, []
+    try:
+        processes.append(subprocess.Popen([sys.executable, *serving, "one"], **quiet))
+        wait_for(folder / "one-ready-0", processes)
+        processes.append(subprocess.Popen([*msrun, *serving, "two"], **quiet))
+        for rank in (0, 1):
+            wait_for(folder / f"two-ready-{rank}", processes)
+        for number in range(rounds):
+            for name, ranks in (("one", 1), ("two", 2)):
+                (folder / f"{name}-{number}").touch()
+                files = [folder / f"{name}-{number}-{rank}.json" for rank in range(ranks)]
+                for file in files:
+                    wait_for(file, processes)
+                results = [json.loads(file.read_text()) for file in files]
+                found[name].append({key: max(r[key] for r in results) for key in ("step", "alone")})
+    finally:
+        (folder / "end").touch()  # whoever still waits leaves
+        for process in processes:
+            process.wait()
     ratios = [one["step"] / two["step"] for one, two in zip(found["one"], found["two"], strict=True)]
     shares = [1 - two["alone"] / two["step"] for two in found["two"]]
     rows = []

@@ -13,7 +13,8 @@ from mindspore import Tensor, nn, ops
 
 from ms_longtail import runtime
 from ms_longtail.kernels import extension
-from ms_longtail.models.norm import Norm
+from ms_longtail.models import norm
+from ms_longtail.models.norm import Norm, synchronise
 
 EPS, OLD = 1e-5, 0.9
 built = pytest.mark.skipif(extension.compiled() is None, reason="the extension was not built: no C++ compiler")
@@ -184,6 +185,37 @@ def test_half_precision_goes_to_mindspores_own(path, mode):
     assert result.dtype == ms.float16
     expected = single(Tensor(x)).asnumpy()
     assert_close(result.asnumpy(), expected, "float16", factor=10 * max(1.0, np.abs(expected).max()))
+
+
+@built
+@pytest.mark.parametrize(
+    ("channels", "x", "residual", "words"),
+    [
+        (4, (2, 8, 3, 3), None, r"x must have the shape \(N, 4, H, W\)"),
+        (8, (2, 8, 9), None, "x must have the shape"),
+        (8, (2, 8, 5, 5), (1, 8, 1, 1), "the residual must have the shape of x"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(mode, monkeypatch, channels, x, residual, words):
+    monkeypatch.delenv(runtime.CONVOLUTION_VARIABLE, raising=False)
+    more = () if residual is None else (Tensor(np.ones(residual, np.float32)),)
+    with pytest.raises(Exception, match=words):
+        Norm(channels).set_train()(Tensor(np.ones(x, np.float32)), *more).asnumpy()
+
+
+def test_statistics_over_all_workers_where_the_device_has_them(monkeypatch):
+    assert synchronise(Norm(4)) == "MindSpore has SyncBatchNorm for Ascend, not for CPU"
+
+    class Synchronised:
+        def __init__(self, channels, eps, momentum):
+            self.bn_train = (channels, eps, round(momentum, 6))
+
+    monkeypatch.setattr(norm.ms, "get_context", lambda name: "Ascend")
+    monkeypatch.setattr(norm.nn, "SyncBatchNorm", Synchronised)
+    cell = Norm(4, momentum=0.8)
+    network = nn.SequentialCell([cell])
+    assert synchronise(network) == ""
+    assert cell.bn_train == (4, 1e-5, 0.8)
 
 
 THREADS = """

@@ -31,7 +31,7 @@ namespace {
 constexpr int kWidth = 16;
 typedef float V __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 
-// A sum of many floats: in single precision for at most kHeld additions in a row, then in double precision.
+// A sum of many floats: in single precision for kHeld additions or those of one row of an image, then in double precision.
 struct Sum {
   static constexpr int kHeld = 256;
   V lanes = {};
@@ -197,14 +197,20 @@ CLONES void backward(Backward &b) {
 
 // `work` for every channel, over all threads. A channel of few numbers is not worth a thread's waking.
 template <class Work>
-int each(const int64_t *shape, int ndims, int inputs, const char **types, const Work &work) {
+int each(const int64_t *const *shapes, const int *ndims, int inputs, const char **types, const Work &work) {
   try {
+    const int64_t *shape = shapes[0];
+    const auto same = [&](int i, int axes) {
+      return ndims[i] == axes && std::equal(shapes[i], shapes[i] + axes, axes == 4 ? shape : shape + 1);
+    };
+    // Of both operators: inputs 2 (gamma or beta) has one number a channel, the seventh is as large as x.
+    if (ndims[0] != 4 || !same(2, 1) || (inputs == 7 && !same(6, 4))) throw std::runtime_error("shapes do not fit");
     if (!pool) throw std::runtime_error("mslt_open was not called");
     for (int i = 0; i < inputs; ++i) {
       if (std::strcmp(types[i], "float32")) throw std::runtime_error(std::string("float32 expected, got ") + types[i]);
     }
     int64_t size = 1;
-    for (int i = 2; i < ndims; ++i) size *= shape[i];
+    for (int i = 2; i < 4; ++i) size *= shape[i];
     const int64_t channels = shape[1];
     const Channel at{shape[0], size, channels * size};
     constexpr int64_t kSmall = 16384;
@@ -224,10 +230,10 @@ int each(const int64_t *shape, int ndims, int inputs, const char **types, const 
 
 enum { kX, kGamma, kBeta, kMovingMean, kMovingVariance, kSettings, kResidual };
 
-int run_forward(int ndims, const int64_t *shape, const char **types, float **p, bool relu, bool residual) {
+int run_forward(const int *ndims, int64_t **shapes, const char **types, float **p, bool relu, bool residual) {
   const int inputs = residual ? 7 : 6;
   float **out = p + inputs;  // z, mean, scale, new moving mean, new moving variance
-  return each(shape, ndims, inputs, types, [=](const Channel &at, int64_t c, int64_t first) {
+  return each(shapes, ndims, inputs, types, [=](const Channel &at, int64_t c, int64_t first) {
     const float *settings = p[kSettings];  // eps, share of the old statistics
     Forward f{at, p[kX] + first, residual ? p[kResidual] + first : nullptr, out[0] + first, relu,
               p[kGamma][c], p[kBeta][c], settings[0], 0, 0, 0};
@@ -242,10 +248,10 @@ int run_forward(int ndims, const int64_t *shape, const char **types, float **p, 
 }
 
 // dz, x, gamma, beta, mean, scale[, z] -> dx, dgamma, dbeta[, dresidual]
-int run_backward(int ndims, const int64_t *shape, const char **types, float **p, bool relu, bool residual) {
+int run_backward(const int *ndims, int64_t **shapes, const char **types, float **p, bool relu, bool residual) {
   const int inputs = residual ? 7 : 6;
   float **out = p + inputs;
-  return each(shape, ndims, inputs, types, [=](const Channel &at, int64_t c, int64_t first) {
+  return each(shapes, ndims, inputs, types, [=](const Channel &at, int64_t c, int64_t first) {
     Backward b{at, p[0] + first, p[1] + first, residual ? p[6] + first : nullptr, out[0] + first,
                residual ? out[3] + first : nullptr, relu, p[2][c], p[3][c], p[4][c], p[5][c], 0, 0};
     backward(b);
@@ -260,10 +266,10 @@ int run_backward(int ndims, const int64_t *shape, const char **types, float **p,
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define OPERATOR(name, relu, residual)                                                                                   \
   EXPORT int name##Forward(int, void **p, int *ndims, int64_t **s, const char **types, void *, void *) {                 \
-    return run_forward(ndims[0], s[0], types, reinterpret_cast<float **>(p), relu, residual);                            \
+    return run_forward(ndims, s, types, reinterpret_cast<float **>(p), relu, residual);                            \
   }                                                                                                                      \
   EXPORT int name##Backward(int, void **p, int *ndims, int64_t **s, const char **types, void *, void *) {                \
-    return run_backward(ndims[0], s[0], types, reinterpret_cast<float **>(p), relu, residual);                           \
+    return run_backward(ndims, s, types, reinterpret_cast<float **>(p), relu, residual);                           \
   }
 OPERATOR(Norm, false, false)
 OPERATOR(NormRelu, true, false)

@@ -24,6 +24,10 @@ def batch_norm(relu: bool, residual: bool) -> Operator:
     name = "Norm" + "Add" * residual + "Relu" * relu
 
     def shape(x, *others):
+        if len(x) != 4 or any(tuple(other) != tuple(x[1:2]) for other in others[:4]):
+            raise ValueError(f"x must have the shape (N, {others[0][0]}, H, W), got {tuple(x)}")
+        if residual and tuple(others[5]) != tuple(x):
+            raise ValueError(f"the residual must have the shape of x, {tuple(x)}, got {tuple(others[5])}")
         return x, x[1:2], x[1:2], x[1:2], x[1:2]
 
     def back_shape(dz, x, gamma, *others):

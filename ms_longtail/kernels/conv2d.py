@@ -76,7 +76,7 @@ def _accepted(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, 
     return not _refusal(x, weight, geometry)
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def _refusal(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...]) -> str:
     """'' or why oneDNN does not take the convolution, logged once. Shapes that fit nobody are told where they are inferred."""
     if len(x) != 4 or x[0] == 0 or x[1] != weight[1] * geometry[8]:

@@ -7,7 +7,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .. import kernels
-from ..runtime import on_cpu
 
 
 class Norm(nn.BatchNorm2d):
@@ -69,8 +68,9 @@ def synchronise(network: nn.Cell) -> str:
     Returns:
         '' or, where the device has no operator for it, the reason why they stay each worker's own.
     """
-    if on_cpu():
-        return "MindSpore has no SyncBatchNorm for the CPU"
+    device = ms.get_context("device_target")
+    if device != "Ascend":
+        return f"MindSpore has SyncBatchNorm for Ascend, not for {device}"
     for _, cell in network.cells_and_names():
         if isinstance(cell, Norm):
             # Its operator knows the group; the parameters stay where they are.

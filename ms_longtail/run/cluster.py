@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,13 +31,16 @@ class Cluster:
         return self.node == 0
 
 
-def cluster(workers: str | None, device: str, environment: Mapping[str, str] = os.environ) -> Cluster:
+def cluster(
+    workers: str | None, device: str, environment: Mapping[str, str] = os.environ, *, patience: float = 60.0
+) -> Cluster:
     """Read WORKERS and the variables NODES, NODE_RANK, MASTER_ADDR, MASTER_PORT and WORKERS_PER_NODE.
 
     Args:
         workers: the command line's number over all machines; None takes WORKERS_PER_NODE on every machine, or else every
             device of this one (on a CPU two).
         device: "cpu", "gpu" or "ascend".
+        patience: seconds that the name of machine 0 may take to become known.
 
     Raises:
         UserError: a number that is none or does not fit the others, more workers than devices, a port that is taken.
@@ -64,17 +68,32 @@ def cluster(workers: str | None, device: str, environment: Mapping[str, str] = o
         raise UserError(f"NODES = {nodes}: {' and '.join(missing)} must be set, too; see docs/distributed.md")
     node = _number(environment, "NODE_RANK", None, 0, nodes - 1)
     port = _number(environment, "MASTER_PORT", 8118, 1024, 65_535)
-    try:
-        address = socket.gethostbyname(environment["MASTER_ADDR"])
-    except OSError as error:
-        raise UserError(f"MASTER_ADDR = {environment['MASTER_ADDR']}: no such host ({error.strerror})") from error
+    host = environment["MASTER_ADDR"]
+    address = _resolved(host, patience)
+    if address.startswith("127."):
+        raise UserError(
+            f"MASTER_ADDR = {host} is {address} here, which no other machine reaches; give its address itself"
+        )
+    if (node == 0) is not _ours(address):
+        raise UserError(
+            f"MASTER_ADDR = {address} is {'not ' * (node == 0)}this machine's, but NODE_RANK is {node}; "
+            "it is that of machine 0, which starts the scheduler"
+        )
     if node == 0:
-        if not _ours(address):
-            raise UserError(
-                f"MASTER_ADDR = {address} is not this machine's, but NODE_RANK is 0: it starts the scheduler"
-            )
         _require_free(port, address)
     return Cluster(nodes * each, each, nodes, node, address, port)
+
+
+def _resolved(host: str, patience: float) -> str:
+    """The address of a host, whose name may become known a little later than this machine starts."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return socket.gethostbyname(host)
+        except OSError as error:
+            if time.monotonic() > until:
+                raise UserError(f"MASTER_ADDR = {host}: no such host ({error.strerror})") from error
+            time.sleep(1)
 
 
 def devices(kind: str) -> int:

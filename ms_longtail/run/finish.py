@@ -28,10 +28,12 @@ def finish(run: Run) -> dict:
     scores = {"last": evaluate(logits, labels, counts)}
     best = run.folder.checkpoints / "best.ckpt"
     if run.position.best is not None:
-        load_weights(run.model, best)
+        if run.machine.main:  # the others get the weights when outputs are asked for
+            load_weights(run.model, best)
         scores["best"] = evaluate(*run.outputs(test), counts)
         scores["best"]["chosen_by_validation"] = run.position.best
-        load_weights(run.model, run.folder.checkpoints / "last.ckpt")
+        if run.machine.main:
+            load_weights(run.model, run.folder.checkpoints / "last.ckpt")
     if not run.machine.main:
         return scores
     lines = run.folder.read_metrics()

@@ -83,9 +83,9 @@ class RunFolder:
             shutil.rmtree(hidden, ignore_errors=True)
             raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from error
 
-    def lock(self) -> None:
-        """Refuse to let two processes train into one folder."""
-        self._lock = (self.path / ".lock").open("w")
+    def lock(self, name: str = ".lock") -> None:
+        """Refuse to let two processes train into one folder, or two launchers start workers for it (`name` ".start")."""
+        self._lock = (self.path / name).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -184,8 +184,10 @@ def to_resume(parent: Path, recipe: Recipe) -> RunFolder | None:
 
 def new_run(parent: Path, recipe: Recipe) -> RunFolder:
     stem, taken = f"{recipe.name}-s{recipe.seed}", runs_of(parent, recipe)
-    if not taken or not taken[-1].begun:  # nothing but the logs of a start that came to nothing
-        return taken[-1] if taken else RunFolder(parent / stem)
+    if not taken:
+        return RunFolder(parent / stem)
+    if taken[-1].path.is_dir() and not taken[-1].begun:  # nothing but the logs of a start that came to nothing
+        return taken[-1]
     last = taken[-1].path.name.removeprefix(stem).lstrip("-")
     return RunFolder(parent / f"{stem}-{int(last or 1) + 1}")
 
@@ -229,7 +231,7 @@ def _commit() -> str | None:
 def _source() -> str:
     """SHA-256 over the package's files: tells two states of a working copy apart, which a commit does not."""
     digest, package = hashlib.sha256(), Path(__file__).parent.parent
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.cpp")]):
+    for path in sorted(path for kind in ("*.py", "*.cpp", "*.h") for path in package.rglob(kind)):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

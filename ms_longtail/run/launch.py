@@ -18,9 +18,11 @@ from . import check
 from .cluster import Cluster, cluster, local_threads
 from .dataset import load_data
 from .plan import make_plan
-from .watch import Watch
+from .watch import GRACE, Watch
 
 TAIL = 12  # lines of a failed worker's log that are printed
+# Seconds after which a silent machine counts as gone, and a collective that nobody answers as failed.
+TIMEOUTS = {"MS_NODE_TIMEOUT": "30", "MS_CPU_COMM_OP_TIMEOUT": "30"}
 
 
 def main(words: list[str]) -> int:
@@ -44,6 +46,11 @@ def main(words: list[str]) -> int:
     except (UserError, runtime.DeviceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def launch(script: str, arguments: list[str], options: argparse.Namespace, place: Cluster, device: str) -> int:
@@ -57,15 +64,24 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
         make_plan(recipe, data, place.workers)
     except RecipeError as error:
         raise RecipeError(error.faults, options.config) from error
+    if place.workers == 1:  # msrun would start a scheduler, too, which takes itself for the worker
+        os.execve(sys.executable, [sys.executable, script, *arguments], os.environ)
     environment = os.environ | local_threads(place)
-    environment.setdefault("GLOG_v", "3")
-    # msrun starts whatever `python` the PATH holds.
+    environment["GLOG_v"] = str(min(3, int(environment.get("GLOG_v") or 3)))  # msrun's errors say which worker failed
+    for name, seconds in TIMEOUTS.items():
+        environment.setdefault(name, seconds)
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if not (Path(sys.executable).parent / "python").exists():
+        raise UserError(
+            f"msrun starts `python`, and there is none beside {sys.executable}; use a virtual environment's"
+        )
     if place.main:
         home = home_folder(options, recipe)
-        if home.finished:
+        if home.finished and place.nodes == 1:  # on several machines the workers tell each other
             console.say(f"{home.path} is finished already; see {home.report}")
             return 0
+        home.path.mkdir(parents=True, exist_ok=True)
+        home.lock(".start")
         environment["MSLT_RUN_FOLDER"] = str(home.path)
         parent = home.path / "logs"
     else:  # the run folder is on the first machine, and may be out of reach
@@ -86,7 +102,9 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
         f"{where}{place.here} of {place.workers} workers, {device}, {place.address}:{place.port}; logs in {logs}"
     )
     shown = 0 if place.main and not options.quiet else None
-    outcome = Watch([*command, script, *arguments], environment, logs, shown).run()
+    grace = float(os.environ.get("MSLT_GRACE") or GRACE)
+    expected = place.here + place.main
+    outcome = Watch([*command, script, *arguments], environment, logs, shown, expected, grace).run()
     if outcome.message:
         print(f"error: {outcome.message}", file=sys.stderr)
     if outcome.rank is not None:
@@ -99,10 +117,13 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
 def next_folder(parent: Path) -> Path:
     """parent/start-1, or the first number that is free: a resumed run keeps the logs of its earlier parts."""
     number = 1
-    while (folder := parent / f"start-{number}").exists():
-        number += 1
-    folder.mkdir(parents=True)
-    return folder
+    while True:
+        folder = parent / f"start-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 GRACE = 8.0  # seconds that workers get to save and leave after a signal; 10 are promised
-LINGER = 5.0  # seconds that a scheduler may outlive the workers, or they it
+LINGER = 5.0  # seconds that workers may outlive their scheduler, or msrun a worker that failed
 _FAILED = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _LOST = re.compile(r"worker (\d+) is the first one timed out")
 
@@ -26,6 +26,10 @@ class Process:
 
     process: psutil.Process
     rank: int | None
+
+    @property
+    def name(self) -> str:
+        return "the scheduler" if self.rank is None else f"rank {self.rank}"
 
     @property
     def alive(self) -> bool:
@@ -51,75 +55,112 @@ class Watch:
     Args:
         logs: the folder that msrun writes logs to; `rank_R.log` of `shown` is copied to standard output as it grows.
         shown: rank whose output is shown, None for nobody's.
+        expected: processes that msrun starts on this machine, the scheduler among them.
+        grace: seconds that workers get to save and leave after a signal.
     """
 
     command: list[str]
     environment: dict[str, str]
     logs: Path
     shown: int | None = 0
+    expected: int = 1_000_000
+    grace: float = GRACE
     started: dict[int, Process] = field(default_factory=dict)
+    gone: list[Process] = field(default_factory=list)  # in the order in which they were seen to be gone
+    told: set[int] = field(default_factory=set)  # process numbers that were asked to stop
     stopped_by: int | None = None
+    forced: bool = False
+    place: int = 0
 
     def run(self) -> Outcome:
-        handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        own = self.logs / "msrun.log"
+        wanted = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            wanted.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, self._stop) for number in wanted}
+        launcher = None
         try:
-            with own.open("w") as output:
+            with (self.logs / "msrun.log").open("w") as output:
                 # A session of its own: Ctrl-C in a terminal reaches this process alone, which then asks the workers to save.
                 launcher = subprocess.Popen(
                     self.command, env=self.environment, stdout=output, stderr=output, start_new_session=True
                 )
-                outcome = self._follow(launcher, own)
+                self._follow(launcher)
         finally:
-            self._end_all()
+            if launcher is not None:
+                self._end_all(launcher)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return outcome
+        return self._outcome(launcher)
 
     def _stop(self, number: int, _frame) -> None:
         self.stopped_by = number
 
-    def _follow(self, launcher: subprocess.Popen, own: Path) -> Outcome:
-        place = 0
-        asked = deadline = failed_at = orphaned_at = None
-        failure: Outcome | None = None
-        while launcher.poll() is None:
+    def _follow(self, launcher: subprocess.Popen) -> None:
+        """Until msrun and all workers have ended, or have had their time."""
+        deadline = failed_at = None
+        while True:
             time.sleep(0.1)
-            self._look(launcher.pid)
-            place = self._show(place)
+            running = launcher.poll() is None
+            if running and len(self.started) < self.expected:
+                self._look(launcher.pid)
+            self._show()
+            self.gone += [p for p in self.started.values() if p not in self.gone and not p.alive]
+            workers = [p for p in self.started.values() if p.rank is not None and p not in self.gone]
             now = time.monotonic()
-            if self.stopped_by is not None and asked is None:
-                asked, deadline = now, now + GRACE
-                self._signal_workers(signal.SIGTERM)
-            if failure is None and (found := _FAILED.search(own.read_text(errors="replace"))):
-                failure, failed_at = self._failure(int(found[1]), int(found[2])), now
-            workers = [p for p in self.started.values() if p.rank is not None and p.alive]
-            scheduler = next((p for p in self.started.values() if p.rank is None), None)
-            if scheduler is not None and not scheduler.alive and workers:
-                orphaned_at = orphaned_at or now
-                if failure is None and now > orphaned_at + LINGER:
-                    failure = Outcome(
-                        1, "the scheduler of the run is gone; its workers were ended. Continue with --resume"
-                    )
-                    deadline = now
-            if failed_at is not None and now > failed_at + LINGER:
-                deadline = now  # msrun waits for a scheduler that waits for the workers
+            if not running and not workers:
+                return
+            if self.stopped_by is not None or not running:  # without msrun nobody would see the workers' end
+                self._ask_to_stop(workers)
+                deadline = deadline or now + self.grace
+            if deadline is None and self._blamed() is not None:
+                failed_at = failed_at or now
+                if now > failed_at + LINGER:
+                    return  # msrun waits for a scheduler that waits for workers
             if deadline is not None and now >= deadline:
-                self._end_all()
-                launcher.terminate()
-        self._show(place)
-        if failure is None and (found := _FAILED.search(own.read_text(errors="replace"))):
-            failure = self._failure(int(found[1]), int(found[2]))
-        if self.stopped_by is not None:
-            return Outcome(130, "" if deadline is None or time.monotonic() < deadline else _FORCED)
-        if failure is not None and failure.status == 130:  # somebody else's signal stopped the workers; they have saved
+                self.forced = bool(workers)
+                return
+
+    def _blamed(self) -> str | None:
+        """What msrun says of a worker that failed, or that the scheduler is gone before any worker."""
+        found = _FAILED.search((self.logs / "msrun.log").read_text(errors="replace"))
+        if found:
+            return found[0]
+        return "scheduler" if self.gone and self.gone[0].rank is None else None
+
+    def _outcome(self, launcher: subprocess.Popen) -> Outcome:
+        found = _FAILED.search((self.logs / "msrun.log").read_text(errors="replace"))
+        failure = self._failure(int(found[1]), int(found[2])) if found else None
+        if self.forced:
+            return Outcome(128 + signal.SIGKILL, f"some workers had not left {self.grace:g} s after the signal and were ended; "
+                           "the last checkpoint stands. Continue with --resume")  # fmt: skip
+        left = (130, 128 + signal.SIGTERM)  # the second: asked before they could listen, so nothing was trained
+        if failure is not None and failure.status in left and (self.stopped_by is not None or failure.status == 130):
             return Outcome(130)
+        if self.gone and self.gone[0].rank is None and (failure is not None or launcher.returncode):
+            return Outcome(1, "the scheduler of the run was gone first; its workers were ended. Continue with --resume")
+        if failure is not None:
+            return failure
+        if launcher.returncode:
+            return Outcome(130 if self.stopped_by is not None else 1, "" if self.stopped_by is not None else
+                           f"msrun ended with status {launcher.returncode}; see {self.logs / 'msrun.log'}")  # fmt: skip
+        return Outcome(0)
+
+    def _failure(self, pid: int, code: int) -> Outcome:
+        process = self.started.get(pid)
+        rank = process.rank if process else None
+        first = self.gone[0] if self.gone else process
+        who = process.name if process else f"process {pid}"
+        before = f"{first.name} was gone first; " if first not in (None, process) else ""
         lost = self._lost()
-        if failure is not None and lost is not None:
-            failure.message = f"rank {lost}, on another machine, is gone; {failure.message}"
-        if failure is None and launcher.returncode:
-            return Outcome(1, f"msrun ended with status {launcher.returncode}; see {own}")
-        return failure or Outcome(0)
+        if lost is not None:
+            before = f"rank {lost}, on another machine, is gone; "
+        if code < 0:
+            with suppress(ValueError):
+                return Outcome(
+                    128 - code, f"{before}{who} was killed by {signal.Signals(-code).name}; the others were ended", rank
+                )
+        status = code if code > 0 else 128 - code
+        return Outcome(status, f"{before}{who} ended with status {status}; the others were ended", rank)
 
     def _lost(self) -> int | None:
         """The worker of another machine that the scheduler has stopped hearing of, if it says so."""
@@ -128,59 +169,51 @@ class Watch:
         here = {p.rank for p in self.started.values()}
         return int(found[1]) if found and int(found[1]) not in here else None
 
-    def _failure(self, pid: int, code: int) -> Outcome:
-        rank = self.started[pid].rank if pid in self.started else None
-        who = f"rank {rank}" if rank is not None else f"process {pid}"
-        if code < 0:
-            name = signal.Signals(-code).name
-            return Outcome(128 - code, f"{who} was killed by {name}; the others were ended", rank)
-        return Outcome(code, f"{who} ended with status {code}; the others were ended", rank)
-
     def _look(self, parent: int) -> None:
         """Take note of processes that msrun has started: their rank is in their environment."""
-        try:
-            children = psutil.Process(parent).children()
-        except psutil.NoSuchProcess:
-            return
-        for child in children:
-            if child.pid in self.started:
-                continue
-            try:
-                environment = child.environ()
-            except psutil.Error:
-                continue
-            role = environment.get("MS_ROLE")
-            if role in ("MS_WORKER", "MS_SCHED"):
-                self.started[child.pid] = Process(child, int(environment["RANK_ID"]) if role == "MS_WORKER" else None)
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(parent).children():
+                if child.pid in self.started:
+                    continue
+                with suppress(psutil.Error):
+                    environment = child.environ()
+                    role = environment.get("MS_ROLE")
+                    if role in ("MS_WORKER", "MS_SCHED"):
+                        rank = int(environment["RANK_ID"]) if role == "MS_WORKER" else None
+                        self.started[child.pid] = Process(child, rank)
 
-    def _show(self, place: int) -> int:
-        """Copy what has come to the shown rank's log; returns how far it was read."""
+    def _show(self) -> None:
+        """Copy what has come to the shown rank's log."""
         path = self.logs / f"rank_{self.shown}.log"
         if self.shown is None or not path.is_file():
-            return place
+            return
         with path.open("rb") as file:
-            file.seek(place)
+            file.seek(self.place)
             text = file.read()
-        sys.stdout.write(text.decode(errors="replace"))
-        sys.stdout.flush()
-        return place + len(text)
+        self.place += len(text)
+        with suppress(BrokenPipeError):  # whoever read it has gone; the log stays
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
 
-    def _signal_workers(self, number: int) -> None:
-        for process in self.started.values():
-            if process.rank is not None and process.alive:
-                with suppress(psutil.NoSuchProcess):  # gone since
-                    process.process.send_signal(number)
+    def _ask_to_stop(self, workers: list[Process]) -> None:
+        for process in workers:
+            if process.process.pid not in self.told:
+                self.told.add(process.process.pid)
+                with suppress(psutil.NoSuchProcess):
+                    process.process.send_signal(signal.SIGTERM)
 
-    def _end_all(self) -> None:
-        """Whatever is left, with what it started itself."""
-        for process in self.started.values():
-            if not process.alive:
-                continue
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if process.rank is not None:
-                    os.killpg(process.process.pid, signal.SIGKILL)  # msrun gives every worker a session of its own
-                else:
-                    process.process.kill()
-
-
-_FORCED = f"some workers had not left {GRACE:.0f} s after the signal and were ended; the last checkpoint stands"
+    def _end_all(self, launcher: subprocess.Popen) -> None:
+        """msrun, and whatever is left of what it has started, noted or not."""
+        family = [p.process for p in self.started.values() if p.alive]
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(launcher.pid)
+            parent.suspend()  # it starts nobody while we look
+            family += parent.children(recursive=True)
+        for process in family:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+                if os.getpgid(process.pid) == process.pid:  # msrun gives every worker a session of its own
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        launcher.kill()
+        launcher.wait()
+        self._show()

@@ -105,10 +105,16 @@ class Conductor(Callback):
 
 
 class StopSignals:
-    """SIGINT and SIGTERM ask for a stop after the present step; a second one ends the process at once."""
+    """SIGINT and SIGTERM ask for a stop after the present step; a second one ends the process at once.
+
+    One that comes within `REPEAT` seconds is taken for the same: a job manager and a launcher may both pass a signal on.
+    """
+
+    REPEAT = 3.0
 
     def __init__(self):
         self.requested = False
+        self._first = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -121,7 +127,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame) -> None:
-        if self.requested:
+        if self.requested and time.monotonic() > self._first + self.REPEAT:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self._first = self._first or time.monotonic()
         self.requested = True
