@@ -216,4 +216,7 @@ class Watch:
                 process.kill()
         launcher.kill()
         launcher.wait()
+        until = time.monotonic() + LINGER
+        while any(Process(process, None).alive for process in family) and time.monotonic() < until:
+            time.sleep(0.05)  # a process that was killed is there a little longer
         self._show()
