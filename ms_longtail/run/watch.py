@@ -16,6 +16,7 @@ import psutil
 
 GRACE = 8.0  # seconds that workers get to save and leave after a signal; 10 are promised
 LINGER = 5.0  # seconds that workers may outlive their scheduler, or msrun a worker that failed
+TOLD = 2.0  # seconds that msrun takes at most to say how a worker ended
 _FAILED = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _LOST = re.compile(r"worker (\d+) is the first one timed out")
 
@@ -97,7 +98,7 @@ class Watch:
 
     def _follow(self, launcher: subprocess.Popen) -> None:
         """Until msrun and all workers have ended, or have had their time."""
-        deadline = failed_at = None
+        deadline = failed_at = left_at = None
         while True:
             time.sleep(0.1)
             running = launcher.poll() is None
@@ -112,6 +113,10 @@ class Watch:
             if self.stopped_by is not None or not running:  # without msrun nobody would see the workers' end
                 self._ask_to_stop(workers)
                 deadline = deadline or now + self.grace
+            if self.stopped_by is not None and self.started and not workers:
+                left_at = left_at or now
+                if self._blamed() is not None or now > left_at + TOLD:
+                    return  # nobody needs the scheduler any more, which takes its time
             if deadline is None and self._blamed() is not None:
                 failed_at = failed_at or now
                 if now > failed_at + LINGER:
