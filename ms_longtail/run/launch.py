@@ -67,7 +67,8 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
     if place.workers == 1:  # msrun would start a scheduler, too, which takes itself for the worker
         os.execve(sys.executable, [sys.executable, script, *arguments], os.environ)
     environment = os.environ | local_threads(place)
-    environment["GLOG_v"] = str(min(3, int(environment.get("GLOG_v") or 3)))  # msrun's errors say which worker failed
+    if environment.get("GLOG_v") not in ("0", "1", "2"):
+        environment["GLOG_v"] = "3"  # msrun's errors say which worker failed
     for name, seconds in TIMEOUTS.items():
         environment.setdefault(name, seconds)
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -102,7 +103,7 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
         f"{where}{place.here} of {place.workers} workers, {device}, {place.address}:{place.port}; logs in {logs}"
     )
     shown = 0 if place.main and not options.quiet else None
-    grace = float(os.environ.get("MSLT_GRACE") or GRACE)
+    grace = _seconds("MSLT_GRACE", GRACE)
     expected = place.here + place.main
     outcome = Watch([*command, script, *arguments], environment, logs, shown, expected, grace).run()
     if outcome.message:
@@ -112,6 +113,13 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
         lines = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
         print(f"the last lines of {log}:", *lines, sep="\n  ", file=sys.stderr)
     return outcome.status
+
+
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable, "")
+    if text and not text.isdecimal():
+        raise UserError(f"{variable} = {text}: must be a whole number of seconds")
+    return float(text or default)
 
 
 def next_folder(parent: Path) -> Path:
