@@ -2,16 +2,20 @@
 
 from . import cifar, digits, image_folder, image_list, inaturalist  # noqa: F401  (fills the registry)
 from .carve import carve, group_by_name
+from .following import Board, RateSource
 from .image_set import ImageSet, Splits
-from .partners import Partners
+from .partners import Beside, Partners
 from .pipeline import evaluation_pipeline, training_pipeline
 from .source import DrawSource
 from .subset import checksum, choose, imbalance_factor, profile_counts, profile_shares
 
 __all__ = [
+    "Beside",
+    "Board",
     "DrawSource",
     "ImageSet",
     "Partners",
+    "RateSource",
     "Splits",
     "carve",
     "checksum",

@@ -89,6 +89,31 @@ class Partners:
         return [step[order[places]] for order in orders]
 
 
+class Beside:
+    """Adds an image and label of a second order to every image of a batch: columns `second` and `second_label`.
+
+    Args:
+        second: source of that order, as long as the first.
+    """
+
+    columns = ("second", "second_label")
+
+    def __init__(self, second: DrawSource):
+        self.second = second
+
+    def __call__(
+        self,
+        slots: np.ndarray,
+        draws: np.ndarray,
+        images: np.ndarray,
+        labels: np.ndarray,
+        read: Read,
+        read_second: Read,
+    ) -> dict[str, np.ndarray]:
+        other, label, _ = read_second(draws)
+        return {"second": other, "second_label": label}
+
+
 def _gather(
     wanted: np.ndarray, draws: np.ndarray, images: np.ndarray, labels: np.ndarray, read: Read
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import mindspore.dataset as ds
 import numpy as np
 
 from ..samplers import SlotSampler
-from .partners import Partners
+from .partners import Beside, Partners
 from .source import DrawSource
 
 COLUMNS = ["image", "label", "index", "draw"]
@@ -22,8 +22,10 @@ def training_pipeline(
     *,
     batch: int,
     batch_ops: Sequence = (),
-    partners: Partners | None = None,
+    partners: Partners | Beside | None = None,
     second_ops: Sequence = (),
+    by_step: dict[str, Callable[[int], np.ndarray]] | None = None,
+    by_draw: dict[str, Callable[[np.ndarray], np.ndarray]] | None = None,
     skip: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -36,8 +38,11 @@ def training_pipeline(
         source: random access by draw number.
         batch: images an optimizer step takes over all ranks and micro-batches; the epoch's last one may be smaller.
         batch_ops: augmentations of level "batch", called as op(images, draws).
-        partners: adds the columns of a mixture, see `data/partners.py`.
+        partners: adds the columns of a mixture, or of a second order, see `data/partners.py`.
         second_ops: augmentations of level "batch" for the images of the partners' own source.
+        by_step: further columns that are the same for a whole optimizer step: functions of its number, counted from the first
+            epoch's first step.
+        by_draw: further columns with a row an image: functions of the draw numbers.
         skip: slots of the first epoch that are done already; such a pipeline serves that one epoch.
         rank, ranks: this worker's place.
         accumulate: micro-batches per step.
@@ -46,7 +51,7 @@ def training_pipeline(
     Returns:
         data set with columns image (b, 3, H, W) uint8, label (b,) int32, index (b,) int32, draw (b,) int64 and
         apply (1,) int32, which is 1 on the last micro-batch of every step; b = batch / ranks / accumulate. Mixing adds
-        labels, shares, blend, partner and second.
+        labels, shares, blend, partner and second, a second order second and second_label.
     """
     sampler = SlotSampler(source.slots, skip=skip, rank=rank, ranks=ranks)
 
@@ -54,6 +59,8 @@ def training_pipeline(
         draws = source.draws(slots)
         images, labels, indices = reader(draws)
         position = int(slots[-1]) % source.slots + ranks  # of this rank's next slot
+        epoch, first = divmod(int(slots[0]), source.slots)
+        step = epoch * steps_per_epoch + first // batch
         last = position >= source.slots or position // batch != (position - ranks) // batch
         columns = {
             "image": images,
@@ -64,10 +71,14 @@ def training_pipeline(
         }
         if partners is not None:
             columns |= partners(slots, draws, images, labels, reader, second)
+        columns |= {name: function(step) for name, function in by_step.items()}
+        columns |= {name: function(draws) for name, function in by_draw.items()}
         return tuple(columns[name] for name in names)
 
     reader = Reader(source, batch_ops, workers)
-    second, names = None, [*COLUMNS, "apply"]
+    by_step, by_draw = by_step or {}, by_draw or {}
+    steps_per_epoch = -(-source.slots // batch)
+    second, names = None, [*COLUMNS, "apply", *by_step, *by_draw]
     if partners is not None:
         names += partners.columns
         second = None if partners.second is None else Reader(partners.second, second_ops, workers)

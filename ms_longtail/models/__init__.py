@@ -1,9 +1,20 @@
 """Backbones, heads, and the classifier that joins them."""
 
 from .cifar_resnet import CifarResNet
+from .branches import Branches
 from .classifier import Classifier
-from .heads import Cosine, Linear
+from .heads import Cosine, DisAlign, LearnableScale, Linear
 from .layers import initialise
 from .resnet import ResNet
 
-__all__ = ["CifarResNet", "Classifier", "Cosine", "Linear", "ResNet", "initialise"]
+__all__ = [
+    "Branches",
+    "CifarResNet",
+    "Classifier",
+    "Cosine",
+    "DisAlign",
+    "LearnableScale",
+    "Linear",
+    "ResNet",
+    "initialise",
+]

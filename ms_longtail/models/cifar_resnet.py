@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from mindspore import nn, ops
 
 from ..registry import MODELS
+from .branches import Block, with_branches
 from .classifier import Classifier
+from .heads import Head
 from .layers import blended, conv, initialise
 from .norm import Norm
 
@@ -37,13 +40,16 @@ class BasicBlock(nn.Cell):
 class CifarResNet(nn.Cell):
     """Depth 6n + 2: a 3x3 convolution, then three layers of n blocks with 16, 32 and 64 channels.
 
-    Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8).
+    Args:
+        depth: 8, 14, 20, 32, ...
+        branches: 2 for the bilateral network, whose last block there is twice (see `branches.Branches`).
+
+    Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8), or (B, 128, 8, 8) with two branches.
     """
 
-    out_channels = 64
     points = ("layer1", "layer2", "layer3")
 
-    def __init__(self, depth: int):
+    def __init__(self, depth: int, branches: Literal[1, 2] = 1):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, ...), not {depth}")
@@ -52,21 +58,30 @@ class CifarResNet(nn.Cell):
         self.bn1 = Norm(16, relu=True)
         self.layer1 = self._layer(16, 16, 1, blocks)
         self.layer2 = self._layer(16, 32, 2, blocks)
-        self.layer3 = self._layer(32, 64, 2, blocks)
+        self.layer3, self.branches = with_branches(self._blocks(32, 64, 2, blocks), branches)
+        self.out_channels = 64 * branches
 
     @staticmethod
-    def _layer(inputs: int, outputs: int, stride: int, blocks: int) -> nn.SequentialCell:
-        first = BasicBlock(inputs, outputs, stride)
-        return nn.SequentialCell([first] + [BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)])
+    def _blocks(inputs: int, outputs: int, stride: int, count: int) -> list[Block]:
+        """What builds each block of a layer."""
+        first = partial(BasicBlock, inputs, outputs, stride)
+        return [first] + [partial(BasicBlock, outputs, outputs, 1)] * (count - 1)
+
+    def _layer(self, inputs: int, outputs: int, stride: int, count: int) -> nn.SequentialCell:
+        return nn.SequentialCell([build() for build in self._blocks(inputs, outputs, stride, count)])
 
     def construct(self, x, point=None, partner=None, blend=None):
+        x = self.branches(self.trunk(x, point, partner, blend))  # (B, D, 8, 8)
+        return blended(x, partner, blend) if point == "layer3" else x
+
+    def trunk(self, x, point=None, partner=None, blend=None):
+        """All but the branches: the whole network where there is one."""
         x = self.bn1(self.conv1(x))  # (B, 16, 32, 32)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
         x = self.layer2(x)
         x = blended(x, partner, blend) if point == "layer2" else x
-        x = self.layer3(x)  # (B, 64, 8, 8)
-        return blended(x, partner, blend) if point == "layer3" else x
+        return self.layer3(x)
 
 
 def _register(depth: int) -> None:
@@ -74,11 +89,12 @@ def _register(depth: int) -> None:
         *,
         num_classes: int,
         seed: int = 0,
-        head: Literal["linear", "cosine"] = "linear",
+        head: Head = "linear",
+        branches: Literal[1, 2] = 1,
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ) -> Classifier:
-        network = Classifier(CifarResNet(depth), num_classes, head=head, mean=mean, std=std)
+        network = Classifier(CifarResNet(depth, branches), num_classes, head=head, mean=mean, std=std)
         initialise(network, seed)
         return network
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
-from .heads import HEADS
+from .branches import Branches
+from .heads import HEADS, Head
 from .layers import blended
 
 
@@ -22,7 +21,7 @@ class Classifier(nn.Cell):
         backbone: Cell with `out_channels` (D), mapping (B, 3, H, W) to a feature map (B, D, h, w). One that names `points`
             also takes (x, point, partner, blend) and blends the output of the layer named (see `layers.blended`).
         num_classes: C.
-        head: "linear" or "cosine".
+        head: "linear", "cosine", "lws" or "disalign", see `heads`.
         mean, std: per channel, for pixel values scaled to 0..1.
 
     Shapes: images (B, 3, H, W), values 0..255, uint8 or float -> logits (B, C) float32.
@@ -33,7 +32,7 @@ class Classifier(nn.Cell):
         backbone: nn.Cell,
         num_classes: int,
         *,
-        head: Literal["linear", "cosine"] = "linear",
+        head: Head = "linear",
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ):
@@ -57,6 +56,17 @@ class Classifier(nn.Cell):
     def features(self, images):
         """The pooled features that the head reads, (B, D)."""
         return self.feature_map(images).mean(axis=(2, 3))
+
+    @property
+    def two_branches(self) -> bool:
+        """Whether the backbone is a trunk with a conventional and a re-balancing branch."""
+        return isinstance(getattr(self.backbone, "branches", None), Branches)
+
+    def branch_features(self, images, rebalancing: bool):
+        """The pooled features of one of two branches, (B, D / 2)."""
+        x = self.backbone.trunk(self.normalised(images))
+        x = self.backbone.branches.rebalancing(x) if rebalancing else self.backbone.branches.conventional(x)
+        return x.mean(axis=(2, 3))
 
     def normalised(self, images):
         return (images.astype(mstype.float32) - self.mean) * self.inverse_std

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from mindspore import nn
 
 from ..registry import MODELS
+from .branches import with_branches
 from .classifier import Classifier
+from .heads import Head
 from .layers import blended, conv, initialise
 from .norm import Norm
 
@@ -58,28 +61,46 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Cell:
 class ResNet(nn.Cell):
     """A 7x7 convolution and a 3x3 maximum, both with stride 2, then four layers of blocks with 64, 128, 256, 512 channels.
 
-    Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck).
+    Args:
+        block, blocks: what the layers are made of, and how many in each.
+        groups, base_width: of a bottleneck's middle convolution (ResNeXt).
+        branches: 2 for the bilateral network, whose last block there is twice (see `branches.Branches`).
+
+    Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck) for each branch.
     """
 
     points = ("layer1", "layer2", "layer3", "layer4")
 
-    def __init__(self, block: type[nn.Cell], blocks: tuple[int, int, int, int], groups: int = 1, base_width: int = 64):
+    def __init__(
+        self,
+        block: type[nn.Cell],
+        blocks: tuple[int, int, int, int],
+        groups: int = 1,
+        base_width: int = 64,
+        branches: Literal[1, 2] = 1,
+    ):
         super().__init__()
         self.conv1, self.bn1 = conv(3, 64, 7, 2), Norm(64, relu=True)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
         layers, inputs = [], 64
         for number, count in enumerate(blocks):
             width = 64 * 2**number
-            cells = []
+            builders = []
             for place in range(count):
                 stride = 2 if number and place == 0 else 1
-                cells.append(block(inputs, width, stride, groups, base_width))
+                builders.append(partial(block, inputs, width, stride, groups, base_width))
                 inputs = block.expansion * width
-            layers.append(nn.SequentialCell(cells))
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.out_channels = inputs
+            layers.append(builders)
+        self.layer1, self.layer2, self.layer3 = (nn.SequentialCell([build() for build in b]) for b in layers[:3])
+        self.layer4, self.branches = with_branches(layers[3], branches)
+        self.out_channels = inputs * branches
 
     def construct(self, x, point=None, partner=None, blend=None):
+        x = self.branches(self.trunk(x, point, partner, blend))  # (B, D, H/32, W/32)
+        return blended(x, partner, blend) if point == "layer4" else x
+
+    def trunk(self, x, point=None, partner=None, blend=None):
+        """All but the branches: the whole network where there is one."""
         x = self.pool(self.bn1(self.conv1(x)))  # (B, 64, H/4, W/4)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
@@ -87,8 +108,7 @@ class ResNet(nn.Cell):
         x = blended(x, partner, blend) if point == "layer2" else x
         x = self.layer3(x)
         x = blended(x, partner, blend) if point == "layer3" else x
-        x = self.layer4(x)
-        return blended(x, partner, blend) if point == "layer4" else x
+        return self.layer4(x)
 
 
 # name -> (block, blocks of the four layers, groups, width of a group's channels in the first layer)
@@ -109,11 +129,12 @@ def _register(name: str) -> None:
         *,
         num_classes: int,
         seed: int = 0,
-        head: Literal["linear", "cosine"] = "linear",
+        head: Head = "linear",
+        branches: Literal[1, 2] = 1,
         mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ) -> Classifier:
-        network = Classifier(ResNet(*NETWORKS[name]), num_classes, head=head, mean=mean, std=std)
+        network = Classifier(ResNet(*NETWORKS[name], branches=branches), num_classes, head=head, mean=mean, std=std)
         initialise(network, seed)
         return network
 

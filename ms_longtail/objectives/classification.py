@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from mindspore import nn
+from typing import Any
 
+from mindspore import nn, ops
+
+from ..models.freezing import rests
 from ..registry import OBJECTIVES
 from .teacher import Teacher
 
@@ -13,7 +16,7 @@ class Classification(nn.Cell):
     """From batch columns to (numerator, denominator) of the mean loss, and what the loss's state learns from the batch.
 
     Args:
-        model: a classifier with `features` and `head`.
+        model: a classifier with `features` and `head`; no gradient passes its backbone where all of it rests.
         loss: a `losses.Loss`.
         teacher: a trained network from images to logits, for a loss that needs one.
 
@@ -21,18 +24,28 @@ class Classification(nn.Cell):
         columns: names of the pipeline's columns that `construct` takes, in order.
         stateful, observed_shape: of the loss.
         fixed: names of parameters that never change.
+        follows: the parameter that the stage's draws depend on, or None.
+        draws_follow: whether objectives of this class have such a parameter.
+        second_part: the part of the data that a second order is of, where the objective reads one beside the first.
     """
+
+    follows = None
+    second_part: str | None = None
+    draws_follow = False
 
     def __init__(self, model: nn.Cell, loss: nn.Cell, teacher: nn.Cell | None = None):
         super().__init__(auto_prefix=False)  # parameters keep the names they have in the model alone
         self.model, self.loss = model, loss
         self.teacher = None if teacher is None else Teacher(teacher)
         self.columns = ("image", "label", "draw") if loss.random else ("image", "label")
+        self.rests = rests(model)
         self.stateful, self.observed_shape = loss.stateful, loss.observed_shape
         self.fixed = frozenset() if teacher is None else frozenset(p.name for p in self.teacher.get_parameters())
 
     def construct(self, image, label, draw=None):
         features = self.model.features(image)  # (B, D)
+        if self.rests:
+            features = ops.stop_gradient(features)
         logits = self.model.head(features)  # (B, C)
         teacher_logits = None
         if self.teacher is not None:
@@ -43,3 +56,7 @@ class Classification(nn.Cell):
     def absorb(self, observed, denominator):
         """Change the loss's state by what was observed in the whole step."""
         return self.loss.absorb(observed, denominator)
+
+    def learnt(self) -> dict[str, Any]:
+        """What the objective has learnt beside the weights, for the epoch's line in a log: name -> number or list."""
+        return {}

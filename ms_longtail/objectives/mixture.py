@@ -5,11 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
-from ..registry import OBJECTIVES
 from .classification import Classification
 
 
-@OBJECTIVES.register("mixture")
 class Mixture(Classification):
     """From batch columns to the sums of L_i = sum_k s_ik L(y_ik): numerator, denominator and what the loss's state learns.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..registry import AUGMENT, LOSSES
+from ..registry import AUGMENT, LOSSES, OBJECTIVES
 from .schema import Component, RunSettings, Stage
 from .settings import nearest, shorten
 
@@ -35,6 +35,7 @@ def between_stages(model: Component | None, stages: list[Stage | None]) -> list[
     for number, stage in enumerate(stages):
         if stage is not None:
             found = _schedule(number, stage, stages) + _loss(number, stage, stages, model) + _start(number, stage)
+            found += _objective(stage, model) + _rest(number, stage, stages)
             faults += [(("stages", str(number), *where), message) for where, message in found]
     return faults
 
@@ -65,13 +66,17 @@ def _loss(number: int, stage: Stage, stages: list[Stage | None], model: Componen
     earlier = [other.name for other in stages[:number] if other is not None]
     if "teacher_logits" in loss.needs and stage.teacher is None:
         names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
-        message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage{names}"
+        message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage, or a run folder{names}"
         faults.append((("teacher",), message))
     elif stage.teacher is not None and "teacher_logits" not in loss.needs:
         faults.append((("teacher",), f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"))
-    elif stage.teacher is not None and stage.teacher not in earlier and None not in stages[:number]:
-        message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
-        faults.append((("teacher",), f"{message}; there are: {', '.join(earlier) or 'none'}"))
+    elif stage.teacher is not None and not is_path(stage.teacher) and stage.teacher not in earlier:
+        if None not in stages[:number]:
+            message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
+            message += (
+                f" (there are: {', '.join(earlier) or 'none'}), or a run folder or checkpoint, as a path with a /"
+            )
+            faults.append((("teacher",), message))
     return faults
 
 
@@ -94,9 +99,60 @@ def _start(number: int, stage: Stage) -> list[Fault]:
         )
         message += "put a stage that trains it before, or name a checkpoint: start: FILE.ckpt"
         faults.append((("augment",), message))
-    if stage.second_sampler is not None and stage.mixing.name == "none":
+    if maps and stage.reset:
         message = (
-            f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or second_sampler: none"
+            f"{list(stage.reset)}: {maps[0]} looks at maps by the weights that the stage starts with; leave it out"
         )
-        faults.append((("second_sampler",), message))
+        faults.append((("reset",), message))
+    return faults
+
+
+def is_path(teacher: str) -> bool:
+    """Whether a stage's teacher is a run folder or a checkpoint, and not an earlier stage."""
+    return "/" in teacher or teacher.endswith(".ckpt")
+
+
+def second_part(objective: Component) -> str | None:
+    """The part of the data that an objective's second order is of; None where it reads one order."""
+    part = getattr(OBJECTIVES.get(objective.name), "second_part", None)
+    return part and objective.settings.get("meta", part)
+
+
+def _objective(stage: Stage, model: Component | None) -> list[Fault]:
+    """Between an objective and the orders, mixing and head that it is made for."""
+    faults: list[Fault] = []
+    name, part = stage.objective.name, second_part(stage.objective)
+    if part is None:
+        if stage.second_sampler is not None and stage.mixing.name == "none":
+            message = (
+                f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or second_sampler: none"
+            )
+            faults.append((("second_sampler",), message))
+        return faults
+    if stage.mixing.name != "none":
+        faults.append((("mixing",), f"{stage.mixing.name!r}: {name} reads two orders side by side; set mixing: none"))
+    if stage.second_sampler is None:
+        usual = "reversed, as BBN does" if name == "bilateral" else "class_balanced"
+        faults.append((("second_sampler",), f"'none': {name} reads a second order; name one, usually {usual}"))
+    if part != "train" and any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in stage.augment):
+        message = f"{part!r}: activation maps are made for the training images alone; set meta: train, or leave cam out"
+        faults.append((("objective", "meta"), message))
+    if getattr(OBJECTIVES.get(name), "draws_follow", False) and stage.sampler.name != "instance":
+        message = f"{stage.sampler.name!r}: {name} draws by rates of its own; set sampler: instance"
+        faults.append((("sampler",), f"{message} (its num_samples is the epoch's length)"))
+    return faults
+
+
+def _rest(number: int, stage: Stage, stages: list[Stage | None]) -> list[Fault]:
+    """In what rests, and what begins anew."""
+    faults: list[Fault] = []
+    before = stages[number - 1] if number else None
+    if before is not None and stage.schedule.settings.get("span") == "run":
+        for key in ("freeze", "reset"):
+            if getattr(stage, key) and getattr(stage, key) != getattr(before, key):
+                message = f"{list(getattr(stage, key))}: the optimizer's state speaks of other parameters"
+                faults.append(((key,), f"{message}; use schedule.span: stage"))
+        if before.freeze and not stage.freeze:
+            message = f"[]: the optimizer knows nothing yet of {list(before.freeze)}; use schedule.span: stage"
+            faults.append((("freeze",), message))
     return faults

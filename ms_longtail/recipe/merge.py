@@ -10,9 +10,22 @@ import yaml
 
 from ..errors import RecipeError
 
-COMPONENTS = ("model", "sampler", "second_sampler", "mixing", "loss", "class_weights", "optimizer", "schedule")
+COMPONENTS = (
+    "model",
+    "objective",
+    "sampler",
+    "second_sampler",
+    "mixing",
+    "loss",
+    "class_weights",
+    "optimizer",
+    "schedule",
+)
 NAMED = (*COMPONENTS, "data")  # maps that a bare name stands for
 STAGE_KEYS = (
+    "objective",
+    "freeze",
+    "frozen_norm",
     "sampler",
     "second_sampler",
     "augment",
@@ -23,7 +36,7 @@ STAGE_KEYS = (
     "schedule",
     "epochs",
 )
-OWN_KEYS = ("name", "start", "teacher")  # what a stage never inherits
+OWN_KEYS = ("name", "start", "reset", "teacher")  # what a stage never inherits
 
 
 class _Loader(yaml.SafeLoader):

@@ -90,7 +90,11 @@ class Stage:
     schedule: Component
     mixing: Component = Component("none")
     second_sampler: Component | None = None
+    objective: Component = Component("classification")
+    freeze: tuple[str, ...] = ()
+    frozen_norm: str = "running"
     start: str = "last"
+    reset: tuple[str, ...] = ()
     teacher: str | None = None
 
 
@@ -139,5 +143,8 @@ class StageSettings:
 
     name: Annotated[str, Field(pattern=NAME)]
     epochs: Annotated[int, Ge(1), Le(100_000)]
+    freeze: str | list[str] = field(default_factory=list)
+    frozen_norm: Literal["running", "batch"] = "running"
     start: str = "last"
+    reset: str | list[str] = field(default_factory=list)
     teacher: str | None = None

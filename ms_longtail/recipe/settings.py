@@ -18,6 +18,7 @@ from ..registry import (
     LOSSES,
     MIXING,
     MODELS,
+    OBJECTIVES,
     OPTIMIZERS,
     SAMPLERS,
     SCHEDULES,
@@ -30,6 +31,7 @@ from .schema import STRICT, Data
 SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
     "data": (DATASETS, frozenset({"root", "size"})),
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
+    "objective": (OBJECTIVES, frozenset({"model", "loss", "teacher", "class_counts"})),
     "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "second_sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "augment": (AUGMENT, frozenset({"seed", "size", "maps", "class_counts"})),

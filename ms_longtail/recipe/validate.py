@@ -17,6 +17,7 @@ from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
 RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
 TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
 STAGE_DEFAULTS = {
+    "objective": "classification",
     "sampler": "instance",
     "second_sampler": "none",
     "augment": [],
@@ -26,6 +27,7 @@ STAGE_DEFAULTS = {
     "optimizer": "sgd",
     "schedule": "constant",
 }
+OTHER_KEYS = [key for key in STAGE_KEYS if key not in COMPONENTS and key != "augment"]
 MISSING = object()
 
 
@@ -124,7 +126,8 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         if key not in known:
             message = f"{shorten(given[key])}: unknown key{nearest(key, known)}; known here: {', '.join(known)}"
             faults.append(((*where, key), message))
-    own, found = check(TypeAdapter(StageSettings), {k: given[k] for k in (*OWN_KEYS, "epochs") if k in given}, path)
+    settings = {k: given[k] for k in (*OWN_KEYS, *OTHER_KEYS) if k in given}
+    own, found = check(TypeAdapter(StageSettings), settings, path)
     faults += found
     parts: dict[str, Any] = {}
     for key in COMPONENTS[1:]:
@@ -162,10 +165,18 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         own.name,
         own.epochs,
         augment=tuple(parts.pop("augment")),
+        freeze=_names(own.freeze),
+        frozen_norm=own.frozen_norm,
         start=own.start,
+        reset=_names(own.reset),
         teacher=own.teacher,
         **parts,
     ), []
+
+
+def _names(value: str | list[str]) -> tuple[str, ...]:
+    """One name or a list of them; "none" is no name."""
+    return tuple(name for name in ([value] if isinstance(value, str) else value) if name != "none")
 
 
 def _origin(content: dict[str, Any], where: tuple[str, ...]) -> tuple[str, ...]:
@@ -205,7 +216,8 @@ def _flat(part: Component) -> dict[str, Any]:
 
 def _plain_stage(stage: Stage) -> dict[str, Any]:
     plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "start": stage.start}
-    plain |= {"teacher": stage.teacher, "sampler": _flat(stage.sampler)}
+    plain |= {"reset": list(stage.reset), "teacher": stage.teacher, "objective": _flat(stage.objective)}
+    plain |= {"freeze": list(stage.freeze), "frozen_norm": stage.frozen_norm, "sampler": _flat(stage.sampler)}
     plain["second_sampler"] = "none" if stage.second_sampler is None else _flat(stage.second_sampler)
     plain["augment"] = [_flat(op) for op in stage.augment]
     later = ("mixing", "loss", "class_weights", "optimizer", "schedule")

@@ -11,11 +11,12 @@ from .. import runtime
 from ..errors import UserError
 from ..evaluation import evaluate
 from ..recipe import Recipe
-from ..training.checkpoints import load_into, read
+from ..training.checkpoints import read
 from ..training.predict import Collect, Predict
 from . import build
 from .dataset import Data, load_data
 from .folder import RunFolder
+from .handover import fit_weights
 from .predict import model_outputs
 
 
@@ -37,7 +38,7 @@ def evaluate_run(
     if images is None:
         raise UserError(f"--part {part}: this run has no validation part (data.validation.share is 0)")
     model = build.build_model(recipe, data)
-    load_into(model, parameters, path, only={p.name for p in model.get_parameters()})
+    fit_weights(model, parameters, path)
     predictor = Predict(model)
     trainer = Model(predictor, eval_network=predictor, metrics={"outputs": Collect(machine.ranks)})
     return evaluate(*model_outputs(trainer, recipe, images, machine), data.class_counts), data

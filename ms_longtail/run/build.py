@@ -13,9 +13,9 @@ from ..augment import LEVELS, CentreCrop
 from ..data import ImageSet
 from ..losses import Loss
 from ..mixing import Mixing
-from ..objectives import Classification, Mixture
+from ..objectives import Mixture
 from ..recipe import Component, Recipe, Stage
-from ..registry import AUGMENT, CLASS_WEIGHTS, LOSSES, MIXING, MODELS, OPTIMIZERS, SAMPLERS
+from ..registry import AUGMENT, CLASS_WEIGHTS, LOSSES, MIXING, MODELS, OBJECTIVES, OPTIMIZERS, SAMPLERS
 from ..samplers import EpochOrder
 from .dataset import Data
 
@@ -57,7 +57,11 @@ def build_objective(stage: Stage, model: nn.Cell, data: Data, seed: int, teacher
     loss = build_loss(stage, data.class_counts, seed)
     mixing = build_mixing(stage, data.class_counts, seed)
     if mixing is None:
-        return Classification(model, loss, teacher)
+        component = OBJECTIVES.get(stage.objective.name)
+        counts = (
+            {"class_counts": data.class_counts} if "class_counts" in inspect.signature(component).parameters else {}
+        )
+        return component(model, loss, teacher, **counts, **stage.objective.settings)
     second = mixing.second or (mixing.layer is not None and stage.second_sampler is not None)
     return Mixture(model, loss, teacher, parts=1 + mixing.partners, second=second, layer=mixing.layer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 import yaml
 from mindspore import Tensor, nn
 
-from ..errors import RecipeError
+from ..errors import RecipeError, UserError
 from ..mixing import Mixing
+from ..models.freezing import freeze, parameters_in
+from ..models.heads import neutral_values
 from ..recipe import Component, Recipe, Stage
+from ..recipe.across import is_path, second_part
 from ..registry import nearest
 from ..training.checkpoints import read
 from .build import (
@@ -21,11 +25,16 @@ from .build import (
     build_loss,
     build_mixing,
     build_model,
+    build_objective,
     build_order,
     build_second_order,
     needs_maps,
 )
 from .dataset import Data
+from .plan import draws_follow
+from .teachers import describe_teacher
+
+log = logging.getLogger(__name__)
 
 
 def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
@@ -40,7 +49,8 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
 
         def orders(stage: Stage = stage) -> None:
             length = len(build_order(stage, train.labels, seed)(0))
-            second = build_second_order(stage, train.labels, seed, length)
+            part = data.splits.parts().get(second_part(stage.objective) or "train", train)
+            second = build_second_order(stage, part.labels, seed, length)
             if second is not None:
                 second(0)
 
@@ -51,15 +61,68 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
             ),
             "mixing": lambda stage=stage: _can_mix(build_mixing(stage, data.class_counts, seed), model),
             "sampler": orders,
+            "freeze": lambda stage=stage: stage.freeze and _can_rest(stage, model()),
+            "reset": lambda stage=stage: stage.reset and parameters_in(model(), stage.reset),
+            "teacher": lambda stage=stage: _can_teach(stage, recipe, data, resuming),
+            "objective": lambda stage=stage: _can_be(stage, recipe, data, model),
             "start": lambda number=number: _can_start(recipe, number, data, model, resuming),
         }
         for key, trial in trials.items():
             try:
                 trial()
-            except ValueError as error:
+            except (ValueError, UserError) as error:
                 faults.append(f"stages.{number}.{key} = {_text(getattr(stage, key))}: {error}")
     if faults:
         raise RecipeError(faults)
+
+
+def _can_rest(stage: Stage, network: nn.Cell) -> None:
+    resting = parameters_in(network, stage.freeze)
+    if all(p.name in resting for p in network.trainable_params()):
+        raise ValueError("nothing is left to train; name fewer parts")
+
+
+def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cell]) -> None:
+    """Whether the objective accepts the model as the stage leaves it, the loss and the data."""
+    if stage.objective.name == "classification":
+        return
+    part = second_part(stage.objective)
+    if part not in data.splits.parts():
+        raise ValueError(f"meta: {part}: there is no such part of the data; set data.validation.share, or meta: train")
+    if draws_follow(stage) and recipe.accumulate > 1:
+        raise ValueError(
+            f"one step of the classifier needs its whole batch at once; set accumulate: 1, not {recipe.accumulate}"
+        )
+    network = model()
+    names = [p.name for p in network.trainable_params()]
+    try:
+        freeze(network, stage.freeze, names, stage.frozen_norm)
+        build_objective(stage, network, data, recipe.seed)
+    finally:
+        freeze(network, (), names)
+
+
+def _can_teach(stage: Stage, recipe: Recipe, data: Data, resuming: bool) -> None:
+    """Whether the network of another run knows the same classes. A run that goes on has a copy of it."""
+    if stage.teacher is None or not is_path(stage.teacher) or resuming:
+        return
+    _, teacher = describe_teacher(stage.teacher)
+    own = data.description["classes"]
+    if len(teacher["classes"]) != len(own):
+        raise ValueError(f"was trained on {len(teacher['classes'])} classes, this recipe has {len(own)}")
+    if teacher["classes"] != own:
+        other = next(i for i, (a, b) in enumerate(zip(teacher["classes"], own, strict=True)) if a != b)
+        raise ValueError(
+            f"was trained on other classes, or the same in another order: class {other} is {teacher['classes'][other]!r} there "
+            f"and {own[other]!r} here"
+        )
+    if teacher["size"] != recipe.data.size:
+        log.warning(
+            "teacher %s was trained at %d pixels and sees images of %d here",
+            stage.teacher,
+            teacher["size"],
+            recipe.data.size,
+        )
 
 
 def _can_mix(mixing: Mixing | None, model: Callable[[], nn.Cell]) -> None:
@@ -73,7 +136,7 @@ def _can_mix(mixing: Mixing | None, model: Callable[[], nn.Cell]) -> None:
         )
 
 
-def _text(value: Component | tuple[Component, ...] | str) -> str:
+def _text(value: Component | tuple[Component | str, ...] | str) -> str:
     """As a recipe would say it."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_text, value))}]"
@@ -110,7 +173,10 @@ def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.C
     if not path.is_file():
         raise ValueError("there is no such file")
     parameters, _ = read(path)
+    neutral = neutral_values(network)
     for parameter in network.get_parameters():
+        if parameter.name in neutral and parameter.name not in parameters:
+            continue
         found = parameters.get(parameter.name)
         if found is None or found.shape != parameter.shape:
             has = "is missing in it" if found is None else f"has shape {found.shape} in it"

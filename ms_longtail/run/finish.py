@@ -70,15 +70,19 @@ def _draw_figures(run: Run, scores: dict, logits: np.ndarray, labels: np.ndarray
     folder = run.folder.figures
     plots.learning_curves(folder / "learning_curves.png", lines)
     plots.accuracy_by_class(folder / "accuracy_by_class.png", scores["last"]["per_class"], counts, names)
-    drawn = {plan.stage.name: draws_by_class(plan, run.data.splits.train.labels, len(names)) for plan in run.plan}
+    trained_on = run.data.splits.train.labels
+    drawn = {plan.stage.name: draws_by_class(plan, trained_on, len(names), lines) for plan in run.plan}
     plots.class_histogram(folder / "classes.png", counts, drawn, names)
     if len(names) <= 1000:
         plots.confusion_matrix(folder / "confusion.png", confusion(logits, labels), names, counts)
 
 
-def draws_by_class(plan: StagePlan, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How often a stage drew each class per epoch on average, (C,): from its order, which is what was drawn."""
+def draws_by_class(plan: StagePlan, labels: np.ndarray, classes: int, lines: list[dict]) -> np.ndarray:
+    """How often a stage drew each class per epoch on average, (C,): from its order, or from the log where it has learnt it."""
     total = np.zeros(classes)
+    if plan.follows:
+        counted = [line["learnt"]["drawn"] for line in lines if line["stage"] == plan.number + 1]
+        return np.mean(counted, axis=0) if counted else total
     for epoch in range(plan.stage.epochs):
         total += np.bincount(labels[plan.order(plan.first_epoch + epoch)], minlength=classes)
     return total / plan.stage.epochs

@@ -1,40 +1,20 @@
-"""What passes from one stage to the next: weights or new ones, the optimizer's state, a loss's memory, a teacher."""
+"""What passes from one stage to the next: weights or new ones, the optimizer's state, a loss's memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from .. import hashing
 from ..errors import TrainingError
+from ..models.freezing import parameters_in
+from ..models.heads import neutral_values
 from ..parameters import assign
 from ..training.checkpoints import load_into, optimizer_state, read
 from ..training.step import TrainStep
 from .plan import StagePlan
-
-
-def load_teacher(
-    stage: StagePlan, plan: list[StagePlan], checkpoints: Path, build: Callable[[], nn.Cell], *, main: bool = True
-) -> nn.Cell | None:
-    """A network with the weights at the end of the stage that `stage` names as its teacher; None where it names none.
-
-    Only the main worker reads the file, which it alone has written; the others get the weights when the step's parameters
-    are broadcast.
-
-    Raises:
-        TrainingError: the checkpoint of that stage is missing or damaged.
-    """
-    if stage.stage.teacher is None:
-        return None
-    network = build()
-    if not main:
-        return network
-    trained = next(other for other in plan if other.stage.name == stage.stage.teacher)
-    load_weights(network, checkpoints / f"{trained.label}.ckpt")
-    return network
 
 
 def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
@@ -51,6 +31,8 @@ def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
 def load_weights(model: nn.Cell, path: Path) -> None:
     """Set the model's weights to those of a checkpoint, which may hold more than them.
 
+    A head's correction that the checkpoint does not know is set to where it changes nothing.
+
     Raises:
         TrainingError: the file is missing, damaged, or of another network.
     """
@@ -58,7 +40,25 @@ def load_weights(model: nn.Cell, path: Path) -> None:
         parameters, _ = read(path)
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    load_into(model, parameters, path, only={p.name for p in model.get_parameters()})
+    fit_weights(model, parameters, path)
+
+
+def fit_weights(model: nn.Cell, parameters: dict, path: Path) -> None:
+    """The same for what was read from a file already."""
+    own = {p.name for p in model.get_parameters()}
+    lost = [name for name in parameters if name.startswith("head.calibration.") and name not in own]
+    if lost:
+        raise TrainingError(
+            f"{path} has {lost[0]}, which this model.head has no place for; use the head that it was trained with"
+        )
+    neutral = {name: Tensor(value) for name, value in neutral_values(model).items() if name not in parameters}
+    load_into(model, parameters | neutral, path, only=own)
+
+
+def reset(model: nn.Cell, new: nn.Cell, parts: tuple[str, ...]) -> None:
+    """Give the parts of a model the weights that they have in a new one."""
+    names = parameters_in(model, parts)
+    load_into(model, {p.name: p for p in new.get_parameters()}, Path("new weights"), only=set(names))
 
 
 def fresh_seed(seed: int, number: int) -> int:

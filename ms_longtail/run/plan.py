@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import RecipeError
 from ..recipe import Component, Recipe, Stage
-from ..registry import SCHEDULES
+from ..recipe.across import second_part
+from ..registry import OBJECTIVES, SCHEDULES
 from ..samplers import EpochOrder
 from .build import build_order, build_second_order
 from .dataset import Data
@@ -21,8 +22,9 @@ class StagePlan:
     Attributes:
         number: from 0.
         order: epoch of the run -> image indices.
-        second_order: the same for the images that these are mixed with, or None.
-        epoch_draws: images drawn an epoch.
+        second_order: the same for the images that these are mixed with, or that are read beside them; None without.
+        second_part: the part of the data that it is an order of.
+        epoch_draws: images drawn an epoch; whole batches where the draws of a step follow what is learnt before it.
         steps_per_epoch: optimizer steps; the last one of an epoch may be smaller.
         first_draw, first_epoch: of the stage within the run.
         lr: learning rate of every step, (epochs * steps_per_epoch,).
@@ -37,6 +39,12 @@ class StagePlan:
     first_epoch: int
     lr: np.ndarray
     second_order: EpochOrder | None = None
+    second_part: str = "train"
+
+    @property
+    def follows(self) -> bool:
+        """Whether the draws follow rates that are learnt, and `order` gives no more than their number."""
+        return draws_follow(self.stage)
 
     @property
     def label(self) -> str:
@@ -50,20 +58,39 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
             [f"batch = {recipe.batch}: must be a multiple of {ranks} workers x accumulate {recipe.accumulate}"]
         )
     total_epochs = sum(stage.epochs for stage in recipe.stages)
-    labels = data.splits.train.labels
+    labels, parts = data.splits.train.labels, data.splits.parts()
     plans: list[StagePlan] = []
     first_draw = first_epoch = 0
     for number, stage in enumerate(recipe.stages):
         order = build_order(stage, labels, recipe.seed, first_epoch=first_epoch, total_epochs=total_epochs)
         epoch_draws = len(order(first_epoch))
         place = {"first_epoch": first_epoch, "total_epochs": total_epochs}
-        second = build_second_order(stage, labels, recipe.seed, epoch_draws, **place)
+        if draws_follow(stage):
+            epoch_draws = _whole_batches(epoch_draws, recipe.batch, number)
+        part = second_part(stage.objective) or "train"
+        if part not in parts:
+            where = f"stages.{number}.objective.meta = {part!r}"
+            raise RecipeError([f"{where}: there is no {part} part; set data.validation.share, or meta: train"])
+        second = build_second_order(stage, parts[part].labels, recipe.seed, epoch_draws, **place)
         steps_per_epoch = -(-epoch_draws // recipe.batch)
         lr = _learning_rate(stage, recipe.batch, first_epoch, total_epochs, steps_per_epoch)
-        plans.append(StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr, second))
+        plans.append(
+            StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr, second, part)
+        )
         first_draw += stage.epochs * epoch_draws
         first_epoch += stage.epochs
     return plans
+
+
+def draws_follow(stage: Stage) -> bool:
+    """Whether the objective learns how often a class is drawn."""
+    return getattr(OBJECTIVES.get(stage.objective.name), "draws_follow", False)
+
+
+def _whole_batches(draws: int, batch: int, number: int) -> int:
+    if draws < batch:
+        raise RecipeError([f"stages.{number}.sampler: an epoch of {draws} images is less than one batch of {batch}"])
+    return draws - draws % batch
 
 
 def _learning_rate(stage: Stage, batch: int, first_epoch: int, total_epochs: int, steps_per_epoch: int) -> np.ndarray:
@@ -94,13 +121,27 @@ def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
                 "epochs": str(stage.epochs),
                 "steps": f"{stage.epochs} x {plan.steps_per_epoch}",
                 "images": f"{stage.epochs} x {plan.epoch_draws}",
-                "sampler": " + ".join(part.name for part in (stage.sampler, stage.second_sampler) if part is not None),
-                "loss": _with(stage.loss, stage.class_weights, " x "),
+                "sampler": " + ".join(_orders(plan)),
+                **({"rests": ", ".join(stage.freeze) or "nothing"} if any(p.stage.freeze for p in plans) else {}),
+                "loss": _with(Component(_loss_name(stage)), stage.class_weights, " x "),
                 "augment": _with(Component(", ".join(op.name for op in stage.augment) or "none"), stage.mixing, ", "),
                 "lr": f"{' .. '.join(points)} ({stage.schedule.name})",
             }
         )
     return rows
+
+
+def _loss_name(stage: Stage) -> str:
+    plain = stage.objective.name == "classification"
+    return stage.loss.name if plain else f"{stage.objective.name} of {stage.loss.name}"
+
+
+def _orders(plan: StagePlan) -> list[str]:
+    second = plan.stage.second_sampler
+    names = ["learnt rates" if plan.follows else plan.stage.sampler.name]
+    if second is not None:
+        names.append(second.name if plan.second_part == "train" else f"{second.name} of {plan.second_part}")
+    return names
 
 
 def _with(first: Component, second: Component, between: str) -> str:

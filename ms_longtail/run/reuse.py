@@ -21,10 +21,12 @@ from yaml import YAMLError
 from ..console import Console
 from ..errors import UserError
 from ..recipe import Recipe, essence, fingerprint, from_map
+from ..recipe.across import is_path
 from ..training.checkpoints import Position, read, write
 from .dataset import Data
 from .folder import RunFolder, write_json, write_text
 from .plan import StagePlan, make_plan
+from .teachers import describe_teacher, file_hash
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +138,8 @@ def marks(recipe: Recipe, plan: list[StagePlan], split: dict[str, Any]) -> list[
         start = Path(stage.stage.start)
         if start.suffix == ".ckpt":
             digest.update(hashlib.sha256(start.read_bytes()).digest())
+        if stage.stage.teacher is not None and is_path(stage.stage.teacher):
+            digest.update(file_hash(describe_teacher(stage.stage.teacher)[0]).encode())
         # Only a stage that the next one starts from at its best keeps its best weights.
         later = plan[stage.number + 1] if stage.number + 1 < len(plan) else None
         digest.update(b"best" if later is not None and later.stage.start == "best" else b"last")

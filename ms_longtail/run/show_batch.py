@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Partners
+from ..data import Beside, Board, Partners
 from ..errors import UserError
 from ..evaluation.pictures import Tile, batch_figure
 from ..mixing import Mixing
@@ -44,13 +44,22 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
     for option, value, most in (("epoch", epoch, stage.stage.epochs), ("step", step, stage.steps_per_epoch)):
         if value > most:
             raise UserError(f"--{option} {value}: stage {stage.stage.name} has {most}; give one from 1 to {most}")
-    recipe, train, ranks = subject.recipe, subject.data.splits.train, subject.ranks
+    recipe, ranks = subject.recipe, subject.ranks
+    board = None
+    if stage.follows:
+        if (epoch, step) != (1, 1):
+            raise UserError(
+                f"stage {stage.stage.name} draws by rates that it learns: only its first step is known before"
+            )
+        board = Board()
+        board.put(0, np.zeros(subject.data.splits.train.num_classes, np.float32))
     batch, micro = recipe.batch, []
     maps = _maps(subject, stage, epoch, step) if needs_maps(stage.stage) else None
     for rank in range(ranks):
         dataset, source, partners = stage_dataset(
-            stage, recipe, train, epoch=epoch - 1, skip=(step - 1) * batch, rank=rank, ranks=ranks, maps=maps
-        )
+            stage, recipe, subject.data, epoch=epoch - 1, skip=(step - 1) * batch, rank=rank, ranks=ranks, maps=maps,
+            board=board,
+        )  # fmt: skip
         try:
             for rows in dataset.create_dict_iterator(num_epochs=1, output_numpy=True):
                 micro.append(_resolved(rows, partners))
@@ -60,16 +69,19 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
             if source.faults.fatal is not None:
                 raise source.faults.fatal from error
             raise
+        finally:
+            if board is not None:
+                board.close()
     whole = {name: np.concatenate([rows[name] for rows in micro]) for name in micro[0]}
     order = np.argsort(whole["draw"], kind="stable")
     return {name: column[order] for name, column in whole.items()}
 
 
-def _resolved(rows: Rows, partners: Partners | None) -> Rows:
+def _resolved(rows: Rows, partners: Partners | Beside | None) -> Rows:
     """Without the columns that mean something in one micro-batch alone: a partner's place becomes its image."""
-    rows = {name: column for name, column in rows.items() if name != "apply"}
+    rows = {name: column for name, column in rows.items() if name not in ("apply", "lr", "progress", "noise")}
     partner = rows.pop("partner", None)
-    if partners is not None and partners.mixing.layer is not None:
+    if isinstance(partners, Partners) and partners.mixing.layer is not None:
         there = [rows["image"], rows["second"]] if "second" in rows else [rows["image"]]
         rows["second"] = np.concatenate(there)[partner]
     return rows
@@ -102,7 +114,8 @@ def batch_tiles(subject: Subject, stage: StagePlan, rows: Rows, count: int) -> l
     tiles = []
     for i in range(min(count, len(rows["draw"]))):
         if mixing is None:
-            lines = [names[rows["label"][i]]]
+            labels = [rows[key][i] for key in ("label", "second_label") if key in rows]
+            lines = [" | ".join(names[label] for label in labels)]
         else:
             lines = _shares(rows["labels"][i], rows["shares"][i], names)
             pixels = float(rows["blend"][i])
@@ -120,7 +133,8 @@ def seen(rows: Rows, mixing: Mixing | None) -> list[np.ndarray]:
         share = rows["blend"].reshape(-1, 1, 1, 1)
         mixed = share * image.astype(np.float32) + (1 - share) * rows["second"].astype(np.float32)
         image = mixed.round().clip(0, 255).astype(np.uint8)
-    both = [image] if mixing is None or mixing.layer is None else [image, rows["second"]]
+    beside = "second" in rows and (mixing is None or mixing.layer is not None)
+    both = [image, rows["second"]] if beside or (mixing is not None and mixing.layer is not None) else [image]
     return [part.transpose(0, 2, 3, 1) for part in both]
 
 

@@ -7,16 +7,17 @@ from mindspore.dataset import Dataset
 
 from .. import runtime
 from ..augment import CentreCrop, Whole
-from ..data import DrawSource, ImageSet, Partners, training_pipeline
+from ..data import Beside, Board, DrawSource, ImageSet, Partners, RateSource, training_pipeline
 from ..recipe import Recipe
 from .build import build_augment, build_mixing, has_size, second_seed
+from .dataset import Data
 from .plan import StagePlan
 
 
 def stage_dataset(
     stage: StagePlan,
     recipe: Recipe,
-    train: ImageSet,
+    data: Data,
     *,
     epoch: int = 0,
     skip: int = 0,
@@ -24,36 +25,51 @@ def stage_dataset(
     ranks: int = 1,
     maps: np.ndarray | None = None,
     messages: dict[int, str] | None = None,
-) -> tuple[Dataset, DrawSource, Partners | None]:
+    board: Board | None = None,
+) -> tuple[Dataset, DrawSource, Partners | Beside | None]:
     """What a stage feeds its network, from its epoch `epoch` on, or, with `skip`, what is left of that epoch.
 
     Args:
-        train: the training set.
+        data: the images.
         skip: images of the epoch, over all workers, that are done.
         rank, ranks: this worker's place.
         maps: class activation maps, where an augmentation asks for them.
         messages: where unreadable images are noted.
+        board: where the rates are put up that the draws of the stage follow, if they do.
 
     Returns:
-        (data set with all columns, the source of its images, what they are mixed with).
+        (data set with all columns, the source of its images, what they are mixed with or read beside).
     """
-    place = (stage, recipe, train, epoch, ranks, maps)
-    source, batch_ops = _source(stage.order, recipe.seed, *place)
+    train, place = data.splits.train, (stage, recipe, epoch, ranks, maps)
+    source, batch_ops = _source(stage.order, recipe.seed, train, *place, board=board)
     if messages is not None:
         source.faults.messages = messages
     mixing, partners, second_ops = build_mixing(stage.stage, train.class_counts, recipe.seed), None, []
     if mixing is not None:
         second = None
         if stage.second_order is not None:
-            second, second_ops = _source(stage.second_order, second_seed(recipe.seed), *place)
+            second, second_ops = _source(stage.second_order, second_seed(recipe.seed), train, *place)
             second.faults = source.faults
         partners = Partners(mixing, source, recipe.batch, second)
+    elif stage.second_order is not None:
+        images = data.splits.parts()[stage.second_part]
+        second, second_ops = _source(stage.second_order, second_seed(recipe.seed), images, *place)
+        if images is train:
+            second.faults = source.faults
+        partners = Beside(second)
+    first_step = epoch * stage.steps_per_epoch
+    done = np.arange(stage.stage.epochs, dtype=np.float32) / stage.stage.epochs
     dataset = training_pipeline(
         source,
         batch=recipe.batch,
         batch_ops=batch_ops,
         partners=partners,
         second_ops=second_ops,
+        by_step={
+            "progress": lambda step: done[[epoch + step // stage.steps_per_epoch]],
+            "lr": lambda step: stage.lr[[first_step + step]],
+        },
+        by_draw={"noise": source.noise} if stage.follows else {},
         skip=skip,
         rank=rank,
         ranks=ranks,
@@ -63,11 +79,16 @@ def stage_dataset(
     return dataset, source, partners
 
 
-def _source(order, seed, stage, recipe, train, epoch, ranks, maps) -> tuple[DrawSource, list]:
-    """(images in an order, operations on their batches)."""
-    ops = build_augment(stage.stage, recipe, train, seed=seed, maps=maps)
-    source = DrawSource(
-        train,
+def _source(
+    order, seed: int, images: ImageSet, stage: StagePlan, recipe: Recipe, epoch: int, ranks: int, maps, board=None
+) -> tuple[DrawSource, list]:
+    """(images in an order, or drawn by the rates on the board; operations on their batches)."""
+    ops = build_augment(stage.stage, recipe, images, seed=seed, maps=maps)
+    kind, follows = DrawSource, {}
+    if board is not None:
+        kind, follows = RateSource, {"board": board, "batch": recipe.batch, "stage_draw": stage.first_draw}
+    source = kind(
+        images,
         order,
         stage.epoch_draws,
         multiple=ranks,
@@ -78,6 +99,7 @@ def _source(order, seed, stage, recipe, train, epoch, ranks, maps) -> tuple[Draw
         image_ops=ops["image"],
         on_error=recipe.data.on_error,
         max_error_share=recipe.data.max_error_share,
+        **follows,
     )
     return source, ops["batch"]
 

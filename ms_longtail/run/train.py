@@ -13,9 +13,10 @@ from mindspore.train import Model
 from .. import runtime
 from ..collectives import any_of, broadcast_parameters, from_main, gather_messages
 from ..console import Console
-from ..data import ImageSet
+from ..data import Board, ImageSet
 from ..errors import TrainingError
 from ..evaluation import evaluate
+from ..models.freezing import freeze
 from ..models.norm import synchronise
 from ..recipe import Recipe, fingerprint
 from ..training.callbacks import Conductor, StopSignals
@@ -25,11 +26,12 @@ from ..training.step import TrainStep
 from . import build
 from .dataset import Data
 from .folder import RunFolder
-from .handover import fresh_seed, hand_over, load_teacher, load_weights, start_file
+from .handover import fresh_seed, hand_over, load_weights, reset, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
 from .sources import stage_dataset
+from .teachers import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Run:
         self.recipe, self.data, self.plan = recipe, data, plan
         self.folder, self.machine, self.console = folder, machine, console
         self.model = build.build_model(recipe, data)
+        self.trainable = [p.name for p in self.model.trainable_params()]  # before any part of it rests
         if recipe.sync_batch_norm and machine.ranks > 1 and (why := synchronise(self.model)):
             log.warning("sync_batch_norm: %s; batch statistics are each worker's own", why)
         self.predictor = Predict(self.model)  # one for all stages: it is compiled once
@@ -133,6 +136,9 @@ class Run:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
             if start.endswith(".ckpt"):
                 write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
+        if self.plan[number].stage.reset:
+            new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
+            reset(self.model, new, self.plan[number].stage.reset)
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
@@ -164,9 +170,11 @@ class Run:
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
-        folder, main = self.folder.checkpoints, self.machine.main
-        teacher = load_teacher(stage, self.plan, folder, lambda: build.build_model(self.recipe, self.data), main=main)
+        new = lambda: build.build_model(self.recipe, self.data)  # noqa: E731
+        teacher = load_teacher(stage, self.plan, self.folder, new, main=self.machine.main)
+        resting = freeze(self.model, stage.stage.freeze, self.trainable, stage.stage.frozen_norm)
         objective = build.build_objective(stage.stage, self.model, self.data, self.recipe.seed, teacher)
+        objective.fixed |= resting
         self.facts = objective.loss.facts()
         if self.facts:
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.facts.items())
@@ -200,16 +208,22 @@ class Run:
 
     def _fit(self, stage: StagePlan, epochs: int, skip: int, signals: StopSignals) -> None:
         """One `Model.train` call over whole epochs, or over what is left of one."""
+        followed, board = self.step.objective.follows, None
+        if followed is not None:
+            board = Board()
+            steps_done = self.position.epoch * stage.steps_per_epoch + self.position.step
+            board.put(steps_done, followed.asnumpy())
         dataset, source, _ = stage_dataset(
             stage,
             self.recipe,
-            self.data.splits.train,
+            self.data,
             epoch=self.position.epoch,
             skip=skip,
             rank=self.machine.rank,
             ranks=self.machine.ranks,
             maps=self.maps,
             messages=self.faults,
+            board=board,
         )
         columns = list(self.step.objective.columns) + (["apply"] if self.recipe.accumulate > 1 else [])
         minutes = self.recipe.checkpoint.every_minutes
@@ -224,6 +238,7 @@ class Run:
             max_bad_steps=self.recipe.max_bad_steps,
             read_every=1 if self.machine.device == "cpu" else 10,
             on_step=self._on_step,
+            put_up=None if board is None else lambda step: board.put(step, followed.asnumpy()),
             on_epoch=lambda: self._on_epoch(stage),
             save=self._save,
             save_every_seconds=None if minutes is None else 60 * minutes,
@@ -237,6 +252,9 @@ class Run:
             if source.faults.fatal is not None:
                 raise source.faults.fatal from error
             raise
+        finally:
+            if board is not None:
+                board.close()
         if conductor.interrupted:
             any_of(False)  # wait until the main worker has saved: the first to leave may end the others
             raise Interrupted(f"stopped in {self.where()}; everything is saved")
@@ -266,6 +284,8 @@ class Run:
             "unreadable_images": len(self.faults),
             "train_seconds": round(time.monotonic() - self._clock, 3),
         }
+        if learnt := self.step.objective.learnt():
+            line["learnt"] = learnt
         self.step.reset_loss()
         if last_epoch or position.epoch % self.recipe.evaluate_every == 0:
             began = time.monotonic()

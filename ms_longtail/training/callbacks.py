@@ -27,6 +27,7 @@ class Conductor(Callback):
         max_bad_steps: non-finite steps in a row after which training stops.
         read_every: how often the loss is fetched from the device.
         on_step: called as on_step(loss or None, lr) after every step.
+        put_up: called as put_up(steps of the stage that are done) after every step, for draws that follow what is learnt.
         on_epoch: called at the end of every epoch, after the position was set.
         save: called to write a checkpoint.
         save_every_seconds: how often `save` is called in the middle of an epoch, None for never.
@@ -50,6 +51,7 @@ class Conductor(Callback):
         save: Callable[[], None],
         save_every_seconds: float | None,
         stop_requested: Callable[[], bool],
+        put_up: Callable[[int], None] | None = None,
     ):
         super().__init__()
         self.step, self.position = step, position
@@ -57,7 +59,7 @@ class Conductor(Callback):
         self.epoch_draws, self.batch, self.lr = epoch_draws, batch, lr
         self.max_bad_steps, self.read_every = max_bad_steps, read_every
         self.on_step, self.on_epoch_done, self.save = on_step, on_epoch, save
-        self.save_every_seconds, self.stop_requested = save_every_seconds, stop_requested
+        self.save_every_seconds, self.stop_requested, self.put_up = save_every_seconds, stop_requested, put_up
         self.last_losses: deque[float] = deque(maxlen=5)
         self.last_save = time.monotonic()
         self.interrupted = False
@@ -71,6 +73,8 @@ class Conductor(Callback):
         done = position.epoch * self.steps_per_epoch + position.step
         position.draw = self.first_draw + position.epoch * self.epoch_draws
         position.draw += min(position.step * self.batch, self.epoch_draws)
+        if self.put_up is not None:
+            self.put_up(done)
         lr = float(self.lr[done - 1])
         loss = None
         if done % self.read_every == 0 or position.step == self.steps_per_epoch:

@@ -20,16 +20,22 @@ def _shrink_parameter(lr, decay, parameter):
 def decay_groups(parameters, weight_decay: float, decay_norm_and_bias: bool) -> list[dict]:
     """Parameter groups that decay what is said, and nothing else.
 
+    A head's corrections (`models.heads.Calibration`) never decay: a scale would be drawn to 0, where it wipes its class out.
+
     Without groups MindSpore passes over names with gamma and beta but decays the biases of linear layers: neither "all"
     nor "weights only".
     """
     parameters = list(parameters)
-    exempt = [] if decay_norm_and_bias else [p for p in parameters if is_norm_or_bias(p)]
+    exempt = [p for p in parameters if is_calibration(p) or (not decay_norm_and_bias and is_norm_or_bias(p))]
     names = {p.name for p in exempt}
     groups = [{"params": [p for p in parameters if p.name not in names], "weight_decay": weight_decay}]
     if exempt:
         groups.append({"params": exempt, "weight_decay": 0.0})
     return [group for group in groups if group["params"]] + [{"order_params": parameters}]
+
+
+def is_calibration(parameter) -> bool:
+    return ".calibration." in parameter.name
 
 
 def is_norm_or_bias(parameter) -> bool:
@@ -111,6 +117,6 @@ def adamw(
 ) -> nn.Optimizer:
     """p = p (1 - lr weight_decay), then Adam's step (Loshchilov, Hutter, ICLR 2019, algorithm 2)."""
     parameters = list(parameters)
-    exempt = [not decay_norm_and_bias and is_norm_or_bias(p) for p in parameters]
+    exempt = [is_calibration(p) or (not decay_norm_and_bias and is_norm_or_bias(p)) for p in parameters]
     decays = tuple(0.0 if out else float(weight_decay) for out in exempt)
     return AdamW(parameters, learning_rate, decays, beta1=beta1, beta2=beta2, eps=epsilon)

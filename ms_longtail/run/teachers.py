@@ -1,0 +1,131 @@
+"""Teachers: networks with the weights of an earlier stage, or of another run, and a record of which weights these are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mindspore import nn
+
+from ..collectives import from_main
+from ..errors import TrainingError, UserError
+from ..recipe import from_map
+from ..recipe.across import is_path
+from ..registry import MODELS
+from .folder import RunFolder, write_json
+from .handover import load_weights
+from .plan import StagePlan
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_teacher(teacher: str) -> tuple[Path, dict[str, Any]]:
+    """(checkpoint, what it takes to build its network) of a run folder, or of a checkpoint within one.
+
+    Returns:
+        the run's last checkpoint or the one named; {"run", "checkpoint", "model", "mean", "std", "size", "classes"}.
+
+    Raises:
+        UserError: it is no whole run folder.
+    """
+    path = Path(teacher)
+    checkpoint = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
+    run = checkpoint.absolute().parent.parent
+    if not checkpoint.is_file():
+        raise UserError(f"there is no {checkpoint}; name a run folder, or a checkpoint in one")
+    try:
+        recipe = from_map(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+        classes = json.loads((run / "split.json").read_text())["classes"]
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        raise UserError(f"{run} is no whole run folder: {' '.join(str(error).split())}") from error
+    return checkpoint, {
+        "run": str(run),
+        "checkpoint": checkpoint.name,
+        "model": {"name": recipe.model.name, **recipe.model.settings},
+        "mean": list(recipe.data.mean),
+        "std": list(recipe.data.std),
+        "size": recipe.data.size,
+        "classes": classes,
+    }
+
+
+def load_teacher(
+    stage: StagePlan, plan: list[StagePlan], folder: RunFolder, build: Callable[[], nn.Cell], *, main: bool = True
+) -> nn.Cell | None:
+    """The network that teaches in a stage, None where none does; teachers.json in the run folder says which weights it has.
+
+    The weights of another run are copied into this one when the stage begins, so that it can go on without the other. Only
+    the main worker reads and writes files; the others get the weights when the step's parameters are broadcast.
+
+    Raises:
+        TrainingError: the checkpoint is missing or damaged, or not the one that the stage began with.
+    """
+    if stage.stage.teacher is None:
+        return None
+    if not is_path(stage.stage.teacher):
+        network = build()
+        if main:
+            trained = next(other for other in plan if other.stage.name == stage.stage.teacher)
+            path = folder.checkpoints / f"{trained.label}.ckpt"
+            load_weights(network, path)
+            _record(folder, stage.label, {"stage": stage.stage.teacher, "checkpoint": path.name}, path)
+        return network
+    note = from_main(_keep(stage, folder) if main else None)
+    settings = {key: value for key, value in note["model"].items() if key != "name"}
+    network = MODELS.get(note["model"]["name"])(
+        num_classes=len(note["classes"]), mean=tuple(note["mean"]), std=tuple(note["std"]), **settings
+    )
+    if main:
+        load_weights(network, _own(stage, folder))
+    return network
+
+
+def _own(stage: StagePlan, folder: RunFolder) -> Path:
+    return folder.checkpoints / f"{stage.label}-teacher.ckpt"
+
+
+def _keep(stage: StagePlan, folder: RunFolder) -> dict[str, Any]:
+    """The record of a teacher from another run; its weights are copied if they are not here yet."""
+    own, known = _own(stage, folder), read_teachers(folder).get(stage.label)
+    if known is None or not own.is_file():
+        path, note = describe_teacher(stage.stage.teacher)
+        temporary = own.with_name(f".{own.stem}.tmp.ckpt")
+        shutil.copyfile(path, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, own)
+        return _record(folder, stage.label, note, own)
+    if file_hash(own) != known["sha256"]:
+        raise TrainingError(
+            f"{own} is not the teacher that the stage began with (its SHA-256 is not that of teachers.json)"
+        )
+    return known
+
+
+def read_teachers(folder: RunFolder) -> dict[str, Any]:
+    """Stage label -> what is known of its teacher."""
+    path = folder.path / "teachers.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _record(folder: RunFolder, label: str, note: dict[str, Any], path: Path) -> dict[str, Any]:
+    note = note | {"sha256": file_hash(path)}
+    write_json(folder.path / "teachers.json", read_teachers(folder) | {label: note})
+    return note
