@@ -1,4 +1,4 @@
-"""The command line: train, eval, gallery, show, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, gallery, posthoc, show, doctor. Input is always a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .errors import RecipeError, TrainingError, UserError
 from .runtime import DeviceError
-from .verbs import gallery, show
+from .verbs import gallery, posthoc, show
 from .verbs.shared import configs_folder, machine_arguments, set_argument
 
 
@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
     gallery.arguments(verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table"))
+    posthoc.arguments(
+        verbs.add_parser("posthoc", help="decoupled classifiers and corrections of finished runs; one table")
+    )
     show.arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do"))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top

@@ -135,3 +135,38 @@ def class_histogram(path: Path, counts: np.ndarray, drawn: dict[str, np.ndarray]
     axis.legend()
     axis.grid(alpha=0.3, axis="y")
     _save(figure, path)
+
+
+def learnt_rates(path: Path, rates: np.ndarray, counts: np.ndarray, names: tuple[str, ...]) -> None:
+    """A meta-sampler's rates by class over the epochs, and the share of the draws that each class has by them.
+
+    Args:
+        rates: sigmoid(w) at the end of every epoch, (E, C).
+    """
+    counts = np.asarray(counts, np.float64)
+    order = np.argsort(-counts, kind="stable")
+    x, many = np.arange(len(counts)), len(counts) > 30
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 7), sharex=True)
+    epochs = np.unique(np.linspace(0, len(rates) - 1, min(5, len(rates))).round().astype(int))
+    shades = plt.cm.viridis(np.linspace(0.85, 0.1, len(epochs)))
+    style = {"marker": None if many else "o", "markersize": 3, "linewidth": 1}
+    top.axhline(0.5, color="#888888", linestyle=":", label="at the beginning")
+    bottom.plot(
+        x, 100 * (counts / counts.sum())[order], color="#888888", linestyle=":", label="at the beginning: as the images"
+    )
+    bottom.axhline(100 / len(counts), color="#888888", linestyle="--", label="all classes equally often")
+    for epoch, colour in zip(epochs, shades, strict=True):
+        top.plot(x, rates[epoch][order], color=colour, label=f"after epoch {epoch + 1}", **style)
+        share = counts * rates[epoch]
+        bottom.plot(x, 100 * (share / share.sum())[order], color=colour, label=f"after epoch {epoch + 1}", **style)
+    top.set_ylabel("rate, sigmoid(w)")
+    bottom.set_ylabel("share of the draws, %")
+    bottom.set_yscale("log")
+    bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.set_xlabel("class, from most to fewest training images")
+    if not many:
+        bottom.set_xticks(x, [_plain(names)[i] for i in order], rotation=60, ha="right", fontsize=8)
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(figure, path)

@@ -1,7 +1,7 @@
 """Backbones, heads, and the classifier that joins them."""
 
-from .cifar_resnet import CifarResNet
 from .branches import Branches
+from .cifar_resnet import CifarResNet
 from .classifier import Classifier
 from .heads import Cosine, DisAlign, LearnableScale, Linear
 from .layers import initialise

@@ -131,7 +131,7 @@ class MetaSampling(Classification):
     def learnt(self) -> dict[str, Any]:
         """Since the last call: {"rate": sigmoid(w), "drawn": images of every class, "meta_loss": mean of M}."""
         rates = 1 / (1 + np.exp(-self.rates.asnumpy().astype(np.float64)))
-        drawn, (loss, steps) = self.drawn.asnumpy(), self.meta_loss.asnumpy()
+        drawn, (loss, steps) = self.drawn.asnumpy().copy(), self.meta_loss.asnumpy().copy()  # `asnumpy` is a view
         assign(self.drawn, np.zeros(self.classes))
         assign(self.meta_loss, np.zeros(2))
         mean = round(float(loss / steps), 6) if steps else None

@@ -64,19 +64,18 @@ def _loss(number: int, stage: Stage, stages: list[Stage | None], model: Componen
         message = f"{stage.loss.name!r}: is defined for the {loss.head} head; set model.head: {loss.head}"
         faults.append((("loss", "name"), message))
     earlier = [other.name for other in stages[:number] if other is not None]
+    unknown = [stage.teacher] if None in stages[:number] else []  # an earlier stage with a fault may be meant
     if "teacher_logits" in loss.needs and stage.teacher is None:
         names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
         message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage, or a run folder{names}"
         faults.append((("teacher",), message))
     elif stage.teacher is not None and "teacher_logits" not in loss.needs:
         faults.append((("teacher",), f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"))
-    elif stage.teacher is not None and not is_path(stage.teacher) and stage.teacher not in earlier:
-        if None not in stages[:number]:
-            message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
-            message += (
-                f" (there are: {', '.join(earlier) or 'none'}), or a run folder or checkpoint, as a path with a /"
-            )
-            faults.append((("teacher",), message))
+    elif stage.teacher is not None and not is_path(stage.teacher) and stage.teacher not in [*earlier, *unknown]:
+        message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
+        known = ", ".join(earlier) or "none"
+        message = f"{message} (there are: {known}), or a run folder or checkpoint, as a path with a /"
+        faults.append((("teacher",), message))
     return faults
 
 

@@ -11,12 +11,10 @@ from .. import runtime
 from ..errors import UserError
 from ..evaluation import evaluate
 from ..recipe import Recipe
-from ..training.checkpoints import read
 from ..training.predict import Collect, Predict
-from . import build
-from .dataset import Data, load_data
+from .dataset import Data
+from .features import model_of_run
 from .folder import RunFolder
-from .handover import fit_weights
 from .predict import model_outputs
 
 
@@ -24,21 +22,10 @@ def evaluate_run(
     folder: RunFolder, recipe: Recipe, machine: runtime.Runtime, *, checkpoint: str = "last", part: str = "test"
 ) -> tuple[dict[str, Any], Data]:
     """(scores, data) of one checkpoint on one part of the data. Needs nothing of the run but recipe and checkpoint."""
-    path = folder.checkpoints / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*.ckpt"))) or "none"
-        raise UserError(f"--checkpoint {checkpoint}: {path} does not exist; there are: {there}")
-    try:
-        parameters, _ = read(path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    data = load_data(recipe)
-    folder.require_same_split(data.description)
+    model, data = model_of_run(folder, recipe, checkpoint)
     images = data.splits.parts().get(part)
     if images is None:
         raise UserError(f"--part {part}: this run has no validation part (data.validation.share is 0)")
-    model = build.build_model(recipe, data)
-    fit_weights(model, parameters, path)
     predictor = Predict(model)
     trainer = Model(predictor, eval_network=predictor, metrics={"outputs": Collect(machine.ranks)})
     return evaluate(*model_outputs(trainer, recipe, images, machine), data.class_counts), data

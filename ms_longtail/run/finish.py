@@ -73,6 +73,14 @@ def _draw_figures(run: Run, scores: dict, logits: np.ndarray, labels: np.ndarray
     trained_on = run.data.splits.train.labels
     drawn = {plan.stage.name: draws_by_class(plan, trained_on, len(names), lines) for plan in run.plan}
     plots.class_histogram(folder / "classes.png", counts, drawn, names)
+    for plan in run.plan:
+        learnt = [
+            line["learnt"]["rate"]
+            for line in lines
+            if line["stage"] == plan.number + 1 and "rate" in line.get("learnt", {})
+        ]
+        if learnt:
+            plots.learnt_rates(folder / f"rates-{plan.stage.name}.png", np.array(learnt), counts, names)
     if len(names) <= 1000:
         plots.confusion_matrix(folder / "confusion.png", confusion(logits, labels), names, counts)
 

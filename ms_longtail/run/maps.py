@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,8 @@ def compute_maps(model: nn.Cell, recipe: Recipe, images: ImageSet, machine: runt
 
 def stage_maps(
     path: Path, model: nn.Cell, recipe: Recipe, images: ImageSet, machine: runtime.Runtime
-) -> tuple[np.ndarray, bool]:
-    """(maps by the model's present weights, whether they were made now): those in `path`, or new ones, kept there.
+) -> tuple[np.ndarray, str]:
+    """(maps by the model's present weights, what was done, "" for nothing): those in `path`, or new ones, kept there.
 
     Only the main worker looks at the file; the others get what it holds, or map their share.
     """
@@ -83,6 +84,8 @@ def stage_maps(
     weights = weights_hash(model)
     stored = broadcast_array(stored_maps(path, weights, len(images)) if machine.main else None)
     if stored is not None:
-        return stored, False
+        return stored, ""
+    began = time.monotonic()
     maps = compute_maps(model, recipe, images, machine)
-    return (store_maps(path, weights, maps) if machine.main else maps), True
+    done = f"{len(images)} maps in {time.monotonic() - began:.1f} s"
+    return (store_maps(path, weights, maps) if machine.main else maps), done

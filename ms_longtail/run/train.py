@@ -25,6 +25,7 @@ from ..training.predict import Collect, Predict
 from ..training.step import TrainStep
 from . import build
 from .dataset import Data
+from .epoch_line import epoch_line
 from .folder import RunFolder
 from .handover import fresh_seed, hand_over, load_weights, reset, start_file
 from .maps import stage_maps
@@ -154,19 +155,15 @@ class Run:
         self.maps = None
         if not build.needs_maps(stage.stage):
             return
-        model, images = self.model, self.data.splits.train
+        model = self.model
         if resumed:  # the weights have moved on since
             model = build.build_model(self.recipe, self.data)
             if self.machine.main:
                 load_weights(model, start_file(self.plan, stage.number, self.folder.checkpoints))
-        began = time.monotonic()
         path = self.folder.path / "maps" / f"{stage.label}.npy"
-        self.maps, new = stage_maps(path, model, self.recipe, images, self.machine)
-        if new:
-            seconds = time.monotonic() - began
-            self.console.say(
-                f"stage {stage.number + 1} {stage.stage.name}: {len(images)} maps in {seconds:.1f} s, {path}"
-            )
+        self.maps, done = stage_maps(path, model, self.recipe, self.data.splits.train, self.machine)
+        if done:
+            self.console.say(f"stage {stage.number + 1} {stage.stage.name}: {done}, {path}")
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
@@ -271,21 +268,8 @@ class Run:
         position = self.position
         self.faults |= gather_messages(self.faults)
         last_epoch = position.epoch == stage.stage.epochs
-        weight = float(self.step.loss_weight.asnumpy())
-        line = {
-            "stage": stage.number + 1,
-            "name": stage.stage.name,
-            "epoch": position.epoch,
-            "draw": position.draw,
-            "lr": float(stage.lr[position.epoch * stage.steps_per_epoch - 1]),
-            "train_loss": float(self.step.loss_sum.asnumpy()) / weight if weight else None,
-            "skipped_steps": int(self.step.skipped.asnumpy()),
-            "loss": {"name": stage.stage.loss.name, **self.facts},
-            "unreadable_images": len(self.faults),
-            "train_seconds": round(time.monotonic() - self._clock, 3),
-        }
-        if learnt := self.step.objective.learnt():
-            line["learnt"] = learnt
+        seconds = time.monotonic() - self._clock
+        line = epoch_line(stage, position, self.step, self.facts, unreadable=len(self.faults), seconds=seconds)
         self.step.reset_loss()
         if last_epoch or position.epoch % self.recipe.evaluate_every == 0:
             began = time.monotonic()
