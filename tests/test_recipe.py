@@ -87,7 +87,7 @@ colour: red
     for part in (
         "seed = True: input should be a valid integer",
         "batch = 12.5: input should be a valid integer",
-        "model.head = 'linaer': must be one of 'linear' or 'cosine'",
+        "model.head = 'linaer': must be one of 'linear', 'cosine', 'lws' or 'disalign'",
         "data.imbalance.profil = 'exp': unknown key (did you mean 'profile'?)",
         "optimizer.lr = -0.1: input should be greater than 0",
         "stages.0.epochs = 0: input should be greater than or equal to 1",

@@ -34,6 +34,7 @@ STAGE_KEYS = (
     "class_weights",
     "optimizer",
     "schedule",
+    "batch",
     "epochs",
 )
 OWN_KEYS = ("name", "start", "reset", "teacher")  # what a stage never inherits

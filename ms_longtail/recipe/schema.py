@@ -13,6 +13,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 PositiveInt = Annotated[int, Ge(1)]
+Batch = Annotated[int, Ge(1), Le(1_000_000)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 
 
@@ -82,6 +83,7 @@ class Stage:
 
     name: str
     epochs: int
+    batch: int
     sampler: Component
     augment: tuple[Component, ...]
     loss: Component
@@ -126,7 +128,7 @@ class RunSettings:
 
     name: Annotated[str, Field(pattern=NAME)]
     seed: Seed = 0
-    batch: Annotated[int, Ge(1), Le(1_000_000)] = 128
+    batch: Batch = 128
     accumulate: PositiveInt = 1
     loss_scale: Annotated[float, Gt(0)] = 1.0
     clip_norm: Annotated[float, Gt(0)] | None = None
@@ -139,10 +141,11 @@ class RunSettings:
 
 @checked(config=STRICT)
 class StageSettings:
-    """The settings of a stage beside its components."""
+    """The settings of a stage beside its components; `batch` is that of the run unless a stage says another."""
 
     name: Annotated[str, Field(pattern=NAME)]
     epochs: Annotated[int, Ge(1), Le(100_000)]
+    batch: Batch = 128
     freeze: str | list[str] = field(default_factory=list)
     frozen_norm: Literal["running", "batch"] = "running"
     start: str = "last"

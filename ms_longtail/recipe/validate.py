@@ -15,7 +15,7 @@ from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
 from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
 
 RUN_KEYS = [field.name for field in dataclasses.fields(RunSettings)]
-TOP_KEYS = [*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]
+TOP_KEYS = list(dict.fromkeys([*RUN_KEYS, "description", "data", "model", *STAGE_KEYS, "stages"]))
 STAGE_DEFAULTS = {
     "objective": "classification",
     "sampler": "instance",
@@ -53,7 +53,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     faults += between(run, data) + between_stages(model, stages)
     if faults:
-        return None, faults
+        return None, list(dict.fromkeys(faults))  # a batch is the run's and every stage's
 
     shared = {field.name for field in dataclasses.fields(Data)}
     common = Data(**{key: value for key, value in data.items() if key in shared})
@@ -164,6 +164,7 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
     return Stage(
         own.name,
         own.epochs,
+        own.batch,
         augment=tuple(parts.pop("augment")),
         freeze=_names(own.freeze),
         frozen_norm=own.frozen_norm,
@@ -215,7 +216,7 @@ def _flat(part: Component) -> dict[str, Any]:
 
 
 def _plain_stage(stage: Stage) -> dict[str, Any]:
-    plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "start": stage.start}
+    plain: dict[str, Any] = {"name": stage.name, "epochs": stage.epochs, "batch": stage.batch, "start": stage.start}
     plain |= {"reset": list(stage.reset), "teacher": stage.teacher, "objective": _flat(stage.objective)}
     plain |= {"freeze": list(stage.freeze), "frozen_norm": stage.frozen_norm, "sampler": _flat(stage.sampler)}
     plain["second_sampler"] = "none" if stage.second_sampler is None else _flat(stage.second_sampler)

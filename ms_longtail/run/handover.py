@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,18 @@ def fit_weights(model: nn.Cell, parameters: dict, path: Path) -> None:
     load_into(model, parameters | neutral, path, only=own)
 
 
-def reset(model: nn.Cell, new: nn.Cell, parts: tuple[str, ...]) -> None:
-    """Give the parts of a model the weights that they have in a new one."""
-    names = parameters_in(model, parts)
-    load_into(model, {p.name: p for p in new.get_parameters()}, Path("new weights"), only=set(names))
+def renew(model: nn.Cell, stage: StagePlan, build: Callable[[int], nn.Cell], seed: int) -> None:
+    """New weights where a stage begins with some: all of them (`start: fresh`), or those of the parts that it resets.
+
+    Args:
+        build: seed -> a new network. seed: of the run.
+    """
+    everything = stage.stage.start == "fresh" and stage.number > 0
+    if not everything and not stage.stage.reset:
+        return
+    new = {p.name: p for p in build(fresh_seed(seed, stage.number)).get_parameters()}
+    names = set(new) if everything else set(parameters_in(model, stage.stage.reset))
+    load_into(model, new, Path("new weights"), only=names)
 
 
 def fresh_seed(seed: int, number: int) -> int:

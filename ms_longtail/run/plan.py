@@ -53,10 +53,11 @@ class StagePlan:
 
 def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
     """Plans of all stages; a setting that does not fit the data set is a RecipeError."""
-    if recipe.batch % (ranks * recipe.accumulate):
-        raise RecipeError(
-            [f"batch = {recipe.batch}: must be a multiple of {ranks} workers x accumulate {recipe.accumulate}"]
-        )
+    for number, stage in enumerate(recipe.stages):
+        for key, batch in (("batch", recipe.batch), (f"stages.{number}.batch", stage.batch)):
+            if batch % (ranks * recipe.accumulate):
+                message = f"{key} = {batch}: must be a multiple of {ranks} workers x accumulate {recipe.accumulate}"
+                raise RecipeError([message])
     total_epochs = sum(stage.epochs for stage in recipe.stages)
     labels, parts = data.splits.train.labels, data.splits.parts()
     plans: list[StagePlan] = []
@@ -66,14 +67,14 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
         epoch_draws = len(order(first_epoch))
         place = {"first_epoch": first_epoch, "total_epochs": total_epochs}
         if draws_follow(stage):
-            epoch_draws = _whole_batches(epoch_draws, recipe.batch, number)
+            epoch_draws = _whole_batches(epoch_draws, stage.batch, number)
         part = second_part(stage.objective) or "train"
         if part not in parts:
             where = f"stages.{number}.objective.meta = {part!r}"
             raise RecipeError([f"{where}: there is no {part} part; set data.validation.share, or meta: train"])
         second = build_second_order(stage, parts[part].labels, recipe.seed, epoch_draws, **place)
-        steps_per_epoch = -(-epoch_draws // recipe.batch)
-        lr = _learning_rate(stage, recipe.batch, first_epoch, total_epochs, steps_per_epoch)
+        steps_per_epoch = -(-epoch_draws // stage.batch)
+        lr = _learning_rate(stage, first_epoch, total_epochs, steps_per_epoch)
         plans.append(
             StagePlan(number, stage, order, epoch_draws, steps_per_epoch, first_draw, first_epoch, lr, second, part)
         )
@@ -93,7 +94,7 @@ def _whole_batches(draws: int, batch: int, number: int) -> int:
     return draws - draws % batch
 
 
-def _learning_rate(stage: Stage, batch: int, first_epoch: int, total_epochs: int, steps_per_epoch: int) -> np.ndarray:
+def _learning_rate(stage: Stage, first_epoch: int, total_epochs: int, steps_per_epoch: int) -> np.ndarray:
     settings = dict(stage.schedule.settings)
     span = settings.pop("span")
     schedule = SCHEDULES.get(stage.schedule.name)
@@ -105,7 +106,7 @@ def _learning_rate(stage: Stage, batch: int, first_epoch: int, total_epochs: int
     peak = stage.optimizer.settings["lr"]
     reference = stage.optimizer.settings["reference_batch"]
     if reference is not None:
-        peak *= batch / reference  # linear scaling (Goyal et al., 2017), by the global batch
+        peak *= stage.batch / reference  # linear scaling (Goyal et al., 2017), by the global batch
     return (peak * factor).astype(np.float32)
 
 

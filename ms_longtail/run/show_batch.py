@@ -53,7 +53,7 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
             )
         board = Board()
         board.put(0, np.zeros(subject.data.splits.train.num_classes, np.float32))
-    batch, micro = recipe.batch, []
+    batch, micro = stage.stage.batch, []
     maps = _maps(subject, stage, epoch, step) if needs_maps(stage.stage) else None
     for rank in range(ranks):
         dataset, source, partners = stage_dataset(
@@ -97,10 +97,10 @@ def _maps(subject: Subject, stage: StagePlan, epoch: int, step: int) -> np.ndarr
     train = subject.data.splits.train
     if subject.recipe.data.on_error == "skip":  # any image may come in the place of an unreadable one
         return subject.maps(weights, np.arange(len(train)), stage)
-    first = (step - 1) * subject.recipe.batch
+    first = (step - 1) * stage.stage.batch
     orders = [order for order in (stage.order, stage.second_order) if order is not None]
     places = (
-        np.arange(first, first + subject.recipe.batch) % stage.epoch_draws
+        np.arange(first, first + stage.stage.batch) % stage.epoch_draws
     )  # the last step wraps round on many workers
     wanted = np.concatenate([order(stage.first_epoch + epoch - 1)[places] for order in orders])
     return subject.maps(weights, wanted, stage)

@@ -50,7 +50,7 @@ def stage_dataset(
         if stage.second_order is not None:
             second, second_ops = _source(stage.second_order, second_seed(recipe.seed), train, *place)
             second.faults = source.faults
-        partners = Partners(mixing, source, recipe.batch, second)
+        partners = Partners(mixing, source, stage.stage.batch, second)
     elif stage.second_order is not None:
         images = data.splits.parts()[stage.second_part]
         second, second_ops = _source(stage.second_order, second_seed(recipe.seed), images, *place)
@@ -61,7 +61,7 @@ def stage_dataset(
     done = np.arange(stage.stage.epochs, dtype=np.float32) / stage.stage.epochs
     dataset = training_pipeline(
         source,
-        batch=recipe.batch,
+        batch=stage.stage.batch,
         batch_ops=batch_ops,
         partners=partners,
         second_ops=second_ops,
@@ -86,7 +86,7 @@ def _source(
     ops = build_augment(stage.stage, recipe, images, seed=seed, maps=maps)
     kind, follows = DrawSource, {}
     if board is not None:
-        kind, follows = RateSource, {"board": board, "batch": recipe.batch, "stage_draw": stage.first_draw}
+        kind, follows = RateSource, {"board": board, "batch": stage.stage.batch, "stage_draw": stage.first_draw}
     source = kind(
         images,
         order,

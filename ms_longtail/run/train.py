@@ -27,7 +27,7 @@ from . import build
 from .dataset import Data
 from .epoch_line import epoch_line
 from .folder import RunFolder
-from .handover import fresh_seed, hand_over, load_weights, reset, start_file
+from .handover import hand_over, load_weights, renew, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
@@ -130,16 +130,16 @@ class Run:
         if number == len(self.plan):
             return None
         before, start = self.step, self.plan[number].stage.start
-        if start == "fresh" and number:
-            new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
-            load_into(self.model, {p.name: p for p in new.get_parameters()}, Path("new weights"))
-        elif start not in ("last", "fresh") and self.machine.main:
+        if start not in ("last", "fresh") and self.machine.main:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
             if start.endswith(".ckpt"):
                 write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
-        if self.plan[number].stage.reset:
-            new = build.build_model(self.recipe, self.data, fresh_seed(self.recipe.seed, number))
-            reset(self.model, new, self.plan[number].stage.reset)
+        renew(
+            self.model,
+            self.plan[number],
+            lambda seed: build.build_model(self.recipe, self.data, seed),
+            self.recipe.seed,
+        )
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
@@ -196,7 +196,7 @@ class Run:
         self._clock = time.monotonic()
         try:
             if self.position.step:  # the rest of an epoch that was cut short
-                self._fit(stage, 1, self.position.step * self.recipe.batch, signals)
+                self._fit(stage, 1, self.position.step * stage.stage.batch, signals)
             left = stage.stage.epochs - self.position.epoch
             if left:
                 self._fit(stage, left, 0, signals)
@@ -230,7 +230,7 @@ class Run:
             first_draw=stage.first_draw,
             steps_per_epoch=stage.steps_per_epoch,
             epoch_draws=stage.epoch_draws,
-            batch=self.recipe.batch,
+            batch=stage.stage.batch,
             lr=stage.lr,
             max_bad_steps=self.recipe.max_bad_steps,
             read_every=1 if self.machine.device == "cpu" else 10,
