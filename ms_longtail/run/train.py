@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ class Run:
     ):
         self.recipe, self.data, self.plan = recipe, data, plan
         self.folder, self.machine, self.console = folder, machine, console
-        self.model = build.build_model(recipe, data)
+        self.new = partial(build.build_model, recipe, data)  # a network with new weights, by seed
+        self.model = self.new()
         self.trainable = [p.name for p in self.model.trainable_params()]  # before any part of it rests
         if recipe.sync_batch_norm and machine.ranks > 1 and (why := synchronise(self.model)):
             log.warning("sync_batch_norm: %s; batch statistics are each worker's own", why)
@@ -134,12 +136,7 @@ class Run:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
             if start.endswith(".ckpt"):
                 write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
-        renew(
-            self.model,
-            self.plan[number],
-            lambda seed: build.build_model(self.recipe, self.data, seed),
-            self.recipe.seed,
-        )
+        renew(self.model, self.plan[number], self.new, self.recipe.seed)
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
@@ -157,7 +154,7 @@ class Run:
             return
         model = self.model
         if resumed:  # the weights have moved on since
-            model = build.build_model(self.recipe, self.data)
+            model = self.new()
             if self.machine.main:
                 load_weights(model, start_file(self.plan, stage.number, self.folder.checkpoints))
         path = self.folder.path / "maps" / f"{stage.label}.npy"
@@ -167,8 +164,7 @@ class Run:
 
     def _enter(self, stage: StagePlan) -> None:
         """Objective, optimizer and step of a stage around the one model."""
-        new = lambda: build.build_model(self.recipe, self.data)  # noqa: E731
-        teacher = load_teacher(stage, self.plan, self.folder, new, main=self.machine.main)
+        teacher = load_teacher(stage, self.plan, self.folder, self.new, main=self.machine.main)
         resting = freeze(self.model, stage.stage.freeze, self.trainable, stage.stage.frozen_norm)
         objective = build.build_objective(stage.stage, self.model, self.data, self.recipe.seed, teacher)
         objective.fixed |= resting
