@@ -31,7 +31,9 @@ def tau_normalised(
         raise ValueError(f"the weight of class {int(norm.argmin())} is 0: it has no direction that could be normalised")
     factor = norm**-tau
     offset = np.zeros_like(norm) if bias is None else bias * (float(keep_bias) - factor)
-    return logits * factor.astype(logits.dtype) + offset.astype(logits.dtype)
+    corrected = logits * factor.astype(logits.dtype)
+    corrected += offset.astype(logits.dtype)  # in place: the array may be large
+    return corrected
 
 
 def logit_adjusted(logits: np.ndarray, class_counts: np.ndarray, tau: float) -> np.ndarray:
@@ -71,14 +73,17 @@ class NearestClassMean:
         self.means = sums / counts[:, None]  # (C, D)
 
     def _unit(self, features: np.ndarray) -> np.ndarray:
-        centred = features - self.mean
-        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        centred = features - self.mean.astype(features.dtype)
+        centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        return centred
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N, C)."""
-        unit = self._unit(features)
-        square = (unit**2).sum(axis=1, keepdims=True) + (self.means**2).sum(axis=1)
-        return 2 * unit @ self.means.T - square
+        """(N, D) -> (N, C), of the features' type."""
+        unit, means = self._unit(features), self.means.astype(features.dtype)
+        logits = unit @ (2 * means.T)
+        logits -= (means**2).sum(axis=1)
+        logits -= (unit**2).sum(axis=1, keepdims=True)
+        return logits
 
 
 def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

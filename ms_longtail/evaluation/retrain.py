@@ -35,6 +35,12 @@ class Retrained:
         self.weight, self.bias = weight.astype(np.float64), bias.astype(np.float64)
         self.parameters: dict[str, np.ndarray] = {}
 
+    def given(self, features: np.ndarray) -> np.ndarray:
+        """Logits of the classifier as it was, (N, C), of the features' type."""
+        return features @ self.weight.T.astype(features.dtype, copy=False) + self.bias.astype(
+            features.dtype, copy=False
+        )
+
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, C)."""
         raise NotImplementedError(f"{type(self).__name__} must define logits()")
@@ -55,7 +61,8 @@ class ClassifierRetraining(Retrained):
         self.parameters = {"weight": new, "bias": np.zeros(len(bias))}
 
     def logits(self, features):
-        return features @ self.parameters["weight"].T + self.parameters["bias"]
+        weight, bias = (self.parameters[name].astype(features.dtype, copy=False) for name in ("weight", "bias"))
+        return features @ weight.T + bias
 
     def gradients(self, features, error):
         return {"weight": error.T @ features, "bias": error.sum(axis=0)}
@@ -69,10 +76,10 @@ class WeightScaling(Retrained):
         self.parameters = {"scale": np.ones(len(bias))}
 
     def logits(self, features):
-        return (features @ self.weight.T + self.bias) * self.parameters["scale"]
+        return self.given(features) * self.parameters["scale"]
 
     def gradients(self, features, error):
-        return {"scale": (error * (features @ self.weight.T + self.bias)).sum(axis=0)}
+        return {"scale": (error * self.given(features)).sum(axis=0)}
 
 
 class DistributionAlignment(Retrained):
@@ -91,10 +98,10 @@ class DistributionAlignment(Retrained):
 
     def logits(self, features):
         q = self._confidence(features)
-        return (1 + self.parameters["s"] * q) * (features @ self.weight.T + self.bias) + self.parameters["b"] * q
+        return (1 + self.parameters["s"] * q) * self.given(features) + self.parameters["b"] * q
 
     def gradients(self, features, error):
-        q, z = self._confidence(features), features @ self.weight.T + self.bias
+        q, z = self._confidence(features), self.given(features)
         pull = (error * (self.parameters["s"] * z + self.parameters["b"])).sum(axis=1, keepdims=True) * q * (1 - q)
         return {
             "s": (error * q * z).sum(axis=0),

@@ -60,6 +60,8 @@ class Mixture(Classification):
             teacher_logits = self.teacher(image)
         if self.layer is None:
             features = self.model.features(image)  # (B, D)
+            if self.rests:
+                features = ops.stop_gradient(features)
             logits = self.model.head(features)  # (B, C)
         else:
             features, logits = self.model.mixed(image, self.layer, partner, blend)

@@ -149,7 +149,7 @@ def _classifier(method: str, tau: float | None, training, outputs: Outputs, sett
     train(classifier, training.features, training.labels, **options)
     rate = classifier.lr if settings.lr is None else settings.lr
     text = f"{settings.epochs} epochs, lr {rate:g}" + (f", rho {settings.rho:g}" if method == "disalign" else "")
-    return (lambda kept: classifier.logits(kept.features.astype(np.float64))), text
+    return (lambda kept: classifier.logits(kept.features)), text
 
 
 def linear_parts(head: nn.Cell) -> tuple[np.ndarray, np.ndarray]:
