@@ -317,12 +317,12 @@ def test_value_and_the_head_s_gradient(mode, case):
 
 def test_parabolic_is_what_it_does_unasked():
     model = network()
-    values = [
+    found = [
         [t.asnumpy() for t in Bilateral(model, LOSSES.get("ce")(), **settings)(*columns(0.5))[:2]]
         for settings in ({}, {"decay": "parabolic"}, {"decay": "linear"})
     ]
-    np.testing.assert_array_equal(values[0], values[1])
-    assert abs(values[0][0] - values[2][0]) > 1e-3
+    np.testing.assert_array_equal(found[0], found[1])
+    assert abs(found[0][0] - found[2][0]) > 1e-3
 
 
 @cache
