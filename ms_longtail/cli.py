@@ -112,8 +112,12 @@ def train(options: argparse.Namespace) -> int:
     data = dataset.load_data(recipe)
     machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
     runtime.set_seed(recipe.seed)
+    # The main worker alone looks at the disk, and tells the others.
+    found = home_folder(options, recipe) if machine.main else None
+    path, finished = from_main(None if found is None else (str(found.path), found.finished))
+    home = found or folder.RunFolder(Path(path))
     try:
-        check.check(recipe, data, resuming=options.resume is not None)
+        check.check(recipe, data, resuming=not machine.main or home.begun)
     except RecipeError as error:
         raise RecipeError(error.faults, options.config or options.data or options.resume or recipe.name) from error
     if options.dry_run:
@@ -124,10 +128,6 @@ def train(options: argparse.Namespace) -> int:
     others = None if options.reuse is None else reuse.folder_of_runs(options.reuse, machine.ranks)
     if not machine.main:
         console = Console(quiet=True)
-    # The main worker alone looks at the disk, and tells the others.
-    found = home_folder(options, recipe) if machine.main else None
-    path, finished = from_main(None if found is None else (str(found.path), found.finished))
-    home = found or folder.RunFolder(Path(path))
     if finished:
         console.say(f"{home.path} is finished already; see {home.report}")
         return 0

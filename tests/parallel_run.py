@@ -26,13 +26,15 @@ class Recorded(Run):
         super().__init__(*arguments)
         self.losses = []
         for name, cell in self.model.cells_and_names():
-            if not isinstance(cell, Norm):
-                continue
-            cell.use_batch_statistics = False
-            if name.endswith(
-                "bn2"
-            ):  # small residuals: without the batch's statistics activations would grow block by block
+            if isinstance(cell, Norm) and name.endswith("bn2"):
+                # small residuals: without the batch's statistics activations would grow block by block
                 assign(cell.gamma, np.full(cell.gamma.shape, 0.1, np.float32))
+
+    def _enter(self, stage):
+        super()._enter(stage)  # which says anew what rests
+        for _, cell in self.model.cells_and_names():
+            if isinstance(cell, Norm):
+                cell.use_batch_statistics = False
 
     def _on_step(self, loss, lr):
         self.losses.append(loss)

@@ -1,6 +1,8 @@
 """Draws by rates that are learnt meanwhile: which classes they give, that they wait, and what a stage's pipeline makes of it."""
 
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy import stats
 from ms_longtail import recipe as recipes
 from ms_longtail.data import Board, ImageSet, RateSource
 from ms_longtail.data.following import gumbel
+from ms_longtail.run import show_batch
 from ms_longtail.run.build import second_seed
 from ms_longtail.run.dataset import load_data
 from ms_longtail.run.plan import make_plan
@@ -240,7 +243,7 @@ RECIPE = {
     ],
 }
 STEPS, EPOCHS = 10, 3  # 330 images are ten whole batches
-SECONDS = 120  # for a machine that has much else to do
+SECONDS = 30  # for what takes a fraction of one, on a machine that has much else to do
 
 
 class Stage:
@@ -401,3 +404,31 @@ def test_a_training_that_stops_early_leaves_nothing_waiting(fed, done):
     found = in_time(stopped)
     assert_same_rows(found, rows[:done])
     assert threading.active_count() <= before + 3  # of the pipeline none but those of its pools
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_picture_of_the_first_step_does_not_wait_for_the_second(monkeypatch, ranks):
+    """`show batch` reads one step; by then the pipeline may be waiting for the rates of the next."""
+    boards, resolved = [], show_batch._resolved
+
+    def kept():
+        boards.append(Board())
+        return boards[-1]
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return resolved(*arguments)
+
+    monkeypatch.setattr(show_batch, "Board", kept)
+    monkeypatch.setattr(show_batch, "_resolved", slowly)
+    stage = Stage()
+    subject = SimpleNamespace(recipe=stage.recipe, data=stage.data, ranks=ranks)
+    try:
+        rows = in_time(show_batch.step_rows, subject, stage.plan, 1, 1)
+    finally:
+        for board in boards:
+            board.close()
+    np.testing.assert_array_equal(rows["draw"], 660 + np.arange(BATCH))
+    score = np.log(COUNTS) + gumbel(stage.recipe.seed, rows["draw"], C)
+    np.testing.assert_array_equal(rows["label"], score.argmax(axis=1))  # rates of one half, as the stage begins
+    np.testing.assert_array_equal(rows["second_label"], stage.train.labels[stage.plan.second_order(2)[:BATCH]])

@@ -28,7 +28,7 @@ batch: 32
 sampler: {name: instance, num_samples: 170}
 augment: [{name: crop, padding: 2}]
 optimizer: {name: sgd, lr: 0.1}
-checkpoint: {every_minutes: 0.002, keep: 2}
+checkpoint: {every_minutes: 0.00001, keep: 2}
 stages:
   - {name: represent, epochs: 2, loss: balanced_softmax, schedule: {name: cosine, span: stage}}
   - name: balance
@@ -87,28 +87,35 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_untouched(untouched
     assert_same_run(found, untouched)
 
 
-def test_a_stopped_run_ends_at_once_and_goes_on(untouched, tmp_path):
+STOPPED = """
+import os, signal, sys
+from ms_longtail.cli import main
+from ms_longtail.training.callbacks import Conductor
+left, original = [int(sys.argv[1])], Conductor.on_train_step_end
+def at_step(self, context):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    original(self, context)
+Conductor.on_train_step_end = at_step
+sys.exit(main(sys.argv[2:], verb="train"))
+"""
+
+
+def test_a_run_that_is_told_to_stop_ends_and_goes_on(untouched, tmp_path):
     """The pipeline waits for rates that will not come; that must hold nobody up."""
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     arguments = ["--config", tmp_path / "tiny.yaml", "--runs", tmp_path / "runs", "--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, HERE.parent / "train.py", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=tmp_path,
-    ) as process:
-        try:
-            for line in process.stdout:
-                if line.startswith("epoch 1/3"):  # of the second stage
-                    process.send_signal(signal.SIGTERM)
-                    break
-            rest, _ = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            pytest.fail("a minute after SIGTERM the run is still there")
-    assert process.returncode == 130, rest
-    assert "Continue with: --resume" in rest
+    command = [sys.executable, "-c", STOPPED, 2 * FIRST + STEPS + 2, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    try:
+        stopped = subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=90
+        )
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"the run is still there: {(late.stdout or b'').decode()[-200:]}")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "stage 2 (balance), 1 of 3 epochs done, step 2 of 5; everything is saved" in stopped.stdout + stopped.stderr
     resumed = run(tmp_path, "none", 0, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
@@ -159,7 +166,7 @@ PLAIN = (
     .replace("num_samples: 170", "num_samples: 320")
     .replace("epochs: 2", "epochs: 1")
     .replace("epochs: 3", "epochs: 2")
-    .replace("checkpoint: {every_minutes: 0.002, keep: 2}\n", "")
+    .replace("checkpoint: {every_minutes: 0.00001, keep: 2}\n", "")
 )
 
 

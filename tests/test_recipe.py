@@ -19,7 +19,7 @@ def faults(folder, text, overrides=()):
     return caught.value.faults
 
 
-@pytest.mark.parametrize("path", sorted(p for p in CONFIGS.glob("*/*.yaml") if p.parent.name != "_base_"))
+@pytest.mark.parametrize("path", sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "_base_"))
 def test_every_recipe_of_the_project_loads_and_survives_a_round_trip(path):
     loaded = recipe.load(path)
     again = recipe.from_map(recipe.parse(recipe.to_yaml(loaded)))

@@ -30,9 +30,15 @@ class Board:
             self._changed.notify_all()
 
     def wait(self, step: int) -> np.ndarray:
-        """The value for a step; the newest one if the training has ended and nobody will use what is drawn."""
+        """The value for a step; the newest one if the training has ended and nobody will use what is drawn.
+
+        Raises:
+            RuntimeError: the board was closed before anything was put up.
+        """
         with self._changed:
             self._changed.wait_for(lambda: step in self._values or self._closed)
+            if not self._values:
+                raise RuntimeError("the board was closed before anything was put up")
             return self._values[step] if step in self._values else self._values[max(self._values)]
 
     def close(self) -> None:

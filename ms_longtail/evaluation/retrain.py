@@ -76,7 +76,7 @@ class WeightScaling(Retrained):
         self.parameters = {"scale": np.ones(len(bias))}
 
     def logits(self, features):
-        return self.given(features) * self.parameters["scale"]
+        return self.given(features) * self.parameters["scale"].astype(features.dtype, copy=False)
 
     def gradients(self, features, error):
         return {"scale": (error * self.given(features)).sum(axis=0)}
@@ -94,11 +94,13 @@ class DistributionAlignment(Retrained):
         self.parameters = {"s": np.zeros(classes), "b": np.zeros(classes), "v": np.zeros(size), "u": np.zeros(1)}
 
     def _confidence(self, features):
-        return 1 / (1 + np.exp(-(features @ self.parameters["v"] + self.parameters["u"])))[:, None]  # (N, 1)
+        v, u = (self.parameters[name].astype(features.dtype, copy=False) for name in ("v", "u"))
+        return 1 / (1 + np.exp(-(features @ v + u)))[:, None]  # (N, 1)
 
     def logits(self, features):
+        s, b = (self.parameters[name].astype(features.dtype, copy=False) for name in ("s", "b"))
         q = self._confidence(features)
-        return (1 + self.parameters["s"] * q) * self.given(features) + self.parameters["b"] * q
+        return (1 + s * q) * self.given(features) + b * q
 
     def gradients(self, features, error):
         q, z = self._confidence(features), self.given(features)

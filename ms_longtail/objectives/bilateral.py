@@ -12,8 +12,6 @@ from ..bounds import checked
 from ..registry import OBJECTIVES
 from .classification import Classification
 
-DECAYS = ("parabolic", "linear", "cosine", "equal")
-
 
 def conventional_share(progress, decay: str):
     """alpha at the share `progress` = e / E of the epochs that are done: what the conventional branch counts.

@@ -23,7 +23,7 @@ class Classification(nn.Cell):
     Attributes:
         columns: names of the pipeline's columns that `construct` takes, in order.
         stateful, observed_shape: of the loss.
-        fixed: names of parameters that never change.
+        fixed: names of parameters that never change while a loss is computed.
         follows: the parameter that the stage's draws depend on, or None.
         draws_follow: whether objectives of this class have such a parameter.
         second_part: the part of the data that a second order is of, where the objective reads one beside the first.
@@ -40,7 +40,9 @@ class Classification(nn.Cell):
         self.columns = ("image", "label", "draw") if loss.random else ("image", "label")
         self.rests = rests(model)
         self.stateful, self.observed_shape = loss.stateful, loss.observed_shape
-        self.fixed = frozenset() if teacher is None else frozenset(p.name for p in self.teacher.get_parameters())
+        # What a loss remembers changes in `absorb` alone, that is, when the step is applied: nothing to be put back.
+        still = [loss] if teacher is None else [loss, self.teacher]
+        self.fixed = frozenset(p.name for cell in still for p in cell.get_parameters())
 
     def construct(self, image, label, draw=None):
         features = self.model.features(image)  # (B, D)

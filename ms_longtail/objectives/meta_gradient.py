@@ -69,6 +69,8 @@ def draw_gradient(scores, label, slopes, rates, temperature: float):
     q = softmax(scores)  # (B, C)
     label = label.astype(ms.int32)
     chosen = one_hot(label, scores.shape[1])
-    pull = slopes * (q * chosen).sum(axis=1)  # (B,)
-    summed = ((chosen - q) * pull.expand_dims(1)).sum(axis=0)  # (C,)
-    return summed * (1.0 - ops.sigmoid(rates)) / temperature
+    pull = (slopes * (q * chosen).sum(axis=1)).expand_dims(1)  # (B, 1)
+    # 1 - q_y as the sum of the others: a difference would leave rounding errors where a draw was nearly certain.
+    rest = q * (1.0 - chosen)  # (B, C)
+    summed = ((chosen * rest.sum(axis=1, keepdims=True) - rest) * pull).sum(axis=0)  # (C,)
+    return summed * ops.sigmoid(-rates) / temperature

@@ -27,8 +27,9 @@ class MetaSampling(Classification):
     sigmoid(w_y), so a class with P(c) ~ n_c sigmoid(w_c), at first as the images are. A step is
       1. draw classes by the Gumbel maximum, images uniformly within them; W' = W - lr grad of the mean loss, in which every
          image counts its straight-through factor (1, with the gradient of its class's softmax over the Gumbel scores);
-      2. w takes a step of Adam down the gradient of the cross-entropy that W' has on a batch with all classes equally often;
-      3. W takes its own step on the images of 1.
+      2. w takes a step of Adam down the gradient of the cross-entropy that W' has on a batch of the second order, in which all
+         classes are equally likely;
+      3. W takes its own step, on the images of 1 as in the authors' code; the new w shows in the next step's draws.
     The gradient of 2 is written out (`meta_gradient`), since the classifier is linear; nothing is differentiated twice.
 
     Args:
@@ -73,6 +74,8 @@ class MetaSampling(Classification):
             raise ValueError("meta_sampling takes ce, balanced_softmax or logit_adjustment, without class_weights")
         if not self.rests or type(getattr(model, "head", None)).__name__ != "Linear":
             raise ValueError("meta_sampling trains a linear head alone; set freeze: backbone and model.head: linear")
+        if not (model.head.weight.requires_grad and model.head.bias.requires_grad):
+            raise ValueError("meta_sampling trains the whole classifier; set freeze: backbone, and nothing of the head")
         self.second_part = meta
         self.columns = ("image", "label", "second", "second_label", "noise", "lr")
         counts = np.asarray(class_counts, np.float64)
@@ -86,6 +89,8 @@ class MetaSampling(Classification):
         self.powers = _state("rates_powers", np.ones(2))  # beta1^t, beta2^t
         self.drawn = _state("rates_drawn", 0 * counts)
         self.meta_loss = _state("rates_meta_loss", np.zeros(2))  # sum and number of steps
+        states = (self.rates, self.moment1, self.moment2, self.powers, self.drawn, self.meta_loss)
+        self.fixed |= {state.name for state in states}
         self.stateful, self.observed_shape = True, (2 * self.classes + 1,)
         try:
             self.ranks = communication.get_group_size()
@@ -99,13 +104,15 @@ class MetaSampling(Classification):
 
     def construct(self, image, label, second, second_label, noise, lr):
         features = ops.stop_gradient(self.model.features(image))  # (B, D)
-        others = ops.stop_gradient(self.model.features(second))  # (B, D)
+        others = ops.stop_gradient(self.model.features(second)).astype(ms.float32)  # (B, D)
         logits = self.model.head(features)  # (B, C)
         numerator, denominator = self.loss.totals(logits, label, features)
         weight = (ops.stop_gradient(self.model.head.weight), ops.stop_gradient(self.model.head.bias))
         shifted = ops.stop_gradient(logits.astype(ms.float32)) + self.shift
+        features = features.astype(ms.float32)
+        lr = lr.astype(ms.float32)
         slopes, loss = meta_gradient(
-            weight, features, shifted, label, others, second_label, lr.astype(ms.float32), self.ranks, self.all_reduce
+            weight, features, shifted, label, others, second_label, lr, self.ranks, self.all_reduce
         )
         scores = (self.log_counts + log_sigmoid(self.rates) + noise) / self.temperature  # (B, C)
         gradient = draw_gradient(scores, label, slopes, self.rates, self.temperature)

@@ -72,10 +72,21 @@ def to_yaml(recipe: Recipe) -> str:
 NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "max_bad_steps")
 
 
+# What was so before there was a setting for it: it does not count, or older runs would be taken for others.
+AS_BEFORE = {"objective": {"name": "classification"}, "freeze": [], "frozen_norm": "running", "reset": []}
+
+
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights. Where the images lie does not; which ones they are is in split.json."""
     kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
-    return kept | {"data": {key: value for key, value in plain["data"].items() if key != "root"}}
+    as_before = AS_BEFORE | {"batch": plain.get("batch")}
+    stages = [
+        {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}
+        for stage in plain["stages"]
+    ]
+    model = {key: value for key, value in plain["model"].items() if (key, value) != ("branches", 1)}
+    images = {key: value for key, value in plain["data"].items() if key != "root"}
+    return kept | {"data": images, "model": model, "stages": stages}
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -145,12 +145,20 @@ def _objective(stage: Stage, model: Component | None) -> list[Fault]:
 def _rest(number: int, stage: Stage, stages: list[Stage | None]) -> list[Fault]:
     """In what rests, and what begins anew."""
     faults: list[Fault] = []
+    if stage.frozen_norm == "batch" and not stage.freeze:
+        faults.append((("frozen_norm",), "'batch': nothing rests in this stage; set freeze, or frozen_norm: running"))
     before = stages[number - 1] if number else None
     if before is not None and stage.schedule.settings.get("span") == "run":
-        for key in ("freeze", "reset"):
-            if getattr(stage, key) and getattr(stage, key) != getattr(before, key):
-                message = f"{list(getattr(stage, key))}: the optimizer's state speaks of other parameters"
-                faults.append(((key,), f"{message}; use schedule.span: stage"))
+        if stage.reset:
+            message = (
+                f"{list(stage.reset)}: the optimizer's state speaks of the weights before; use schedule.span: stage"
+            )
+            faults.append((("reset",), message))
+        if stage.freeze and stage.freeze != before.freeze:
+            message = (
+                f"{list(stage.freeze)}: the optimizer's state speaks of other parameters; use schedule.span: stage"
+            )
+            faults.append((("freeze",), message))
         if before.freeze and not stage.freeze:
             message = f"[]: the optimizer knows nothing yet of {list(before.freeze)}; use schedule.span: stage"
             faults.append((("freeze",), message))

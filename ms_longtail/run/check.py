@@ -32,7 +32,7 @@ from .build import (
 )
 from .dataset import Data
 from .plan import draws_follow
-from .teachers import describe_teacher
+from .teachers import build_teacher, describe_teacher
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
 
         def orders(stage: Stage = stage) -> None:
             length = len(build_order(stage, train.labels, seed)(0))
+            length -= length % stage.batch if draws_follow(stage) else 0
             part = data.splits.parts().get(second_part(stage.objective) or "train", train)
             second = build_second_order(stage, part.labels, seed, length)
             if second is not None:
@@ -94,6 +95,10 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
             f"one step of the classifier needs its whole batch at once; set accumulate: 1, not {recipe.accumulate}"
         )
     network = model()
+    try:
+        parameters_in(network, stage.freeze)
+    except ValueError:
+        return  # said of `freeze` already
     names = [p.name for p in network.trainable_params()]
     try:
         freeze(network, stage.freeze, names, stage.frozen_norm)
@@ -106,7 +111,7 @@ def _can_teach(stage: Stage, recipe: Recipe, data: Data, resuming: bool) -> None
     """Whether the network of another run knows the same classes. A run that goes on has a copy of it."""
     if stage.teacher is None or not is_path(stage.teacher) or resuming:
         return
-    _, teacher = describe_teacher(stage.teacher)
+    path, teacher = describe_teacher(stage.teacher)
     own = data.description["classes"]
     if len(teacher["classes"]) != len(own):
         raise ValueError(f"was trained on {len(teacher['classes'])} classes, this recipe has {len(own)}")
@@ -116,6 +121,8 @@ def _can_teach(stage: Stage, recipe: Recipe, data: Data, resuming: bool) -> None
             f"was trained on other classes, or the same in another order: class {other} is {teacher['classes'][other]!r} there "
             f"and {own[other]!r} here"
         )
+    parameters, _ = read(path)
+    _fits(build_teacher(teacher), parameters)
     if teacher["size"] != recipe.data.size:
         log.warning(
             "teacher %s was trained at %d pixels and sees images of %d here",
@@ -173,14 +180,7 @@ def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.C
     if not path.is_file():
         raise ValueError("there is no such file")
     parameters, _ = read(path)
-    neutral = neutral_values(network)
-    for parameter in network.get_parameters():
-        if parameter.name in neutral and parameter.name not in parameters:
-            continue
-        found = parameters.get(parameter.name)
-        if found is None or found.shape != parameter.shape:
-            has = "is missing in it" if found is None else f"has shape {found.shape} in it"
-            raise ValueError(f"is of another network: {parameter.name} {parameter.shape} {has}")
+    _fits(network, parameters)
     run = path.absolute().parent.parent  # the run that wrote it, where it still lies there
     if not (run / "recipe.yaml").is_file() or not (run / "split.json").is_file():
         return
@@ -190,3 +190,19 @@ def _can_start(recipe: Recipe, number: int, data: Data, model: Callable[[], nn.C
             raise ValueError(f"was trained with data.{key} {theirs[key]}, this recipe has {getattr(recipe.data, key)}")
     if json.loads((run / "split.json").read_text())["classes"] != data.description["classes"]:
         raise ValueError("was trained on other classes, or the same in another order")
+
+
+def _fits(network: nn.Cell, parameters: dict) -> None:
+    """A ValueError where a checkpoint's parameters are not those of the network; its corrections may be missing."""
+    neutral = neutral_values(network)
+    own = {p.name for p in network.get_parameters()}
+    lost = [name for name in parameters if name.startswith("head.calibration.") and name not in own]
+    if lost:
+        raise ValueError(f"is of another head: it has {lost[0]}; set model.head to the one that it was trained with")
+    for parameter in network.get_parameters():
+        if parameter.name in neutral and parameter.name not in parameters:
+            continue
+        found = parameters.get(parameter.name)
+        if found is None or found.shape != parameter.shape:
+            has = "is missing in it" if found is None else f"has shape {found.shape} in it"
+            raise ValueError(f"is of another network: {parameter.name} {parameter.shape} {has}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +26,26 @@ from .predict import gather_rows
 
 
 class FeaturesAndLogits(nn.Cell):
-    """(image, label, index) -> (features and logits side by side (B, D + C), label, index)."""
+    """(image, label, index) -> (features and logits side by side (B, D + C), label, index); without logits, (B, D).
 
-    def __init__(self, model: nn.Cell):
+    Nobody asks for the logits of the training images, and with many classes they would fill the memory.
+    """
+
+    def __init__(self, model: nn.Cell, *, logits: bool):
         super().__init__(auto_prefix=False)
-        self.model = model
+        self.model, self.logits = model, logits
+        self.set_train(False)
 
     def construct(self, image, label, index):
         features = self.model.features(image)
+        if not self.logits:
+            return features, label, index
         return ops.cat((features, self.model.head(features)), axis=1), label, index
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a network says of a part of the data: features (N, D), logits (N, C) float32, labels (N,)."""
+    """What a network says of a part of the data: features (N, D), logits (N, C) float32 (none for train), labels (N,)."""
 
     features: np.ndarray
     logits: np.ndarray
@@ -60,9 +67,6 @@ class Outputs:
         self.recipe, self.machine = recipe, machine
         self.weights = weights_hash(self.model)
         self.path = folder.path / "posthoc" / checkpoint.removesuffix(".ckpt")
-        network = FeaturesAndLogits(self.model)
-        network.set_train(False)
-        self.trainer = Model(network, eval_network=network, metrics={"outputs": Collect(machine.ranks)})
         self.computed: list[str] = []  # parts that were not there yet
 
     def part(self, name: str) -> Kept:
@@ -71,7 +75,7 @@ class Outputs:
         stored = _stored(path, self.weights)
         if stored is None:
             self.computed.append(name)
-            stored = self._compute(images)
+            stored = self._compute(images, logits=name != "train")
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.stem}.tmp.npz")
             with temporary.open("wb") as file:
@@ -83,9 +87,11 @@ class Outputs:
             os.replace(temporary, path)
         return stored
 
-    def _compute(self, images: ImageSet) -> Kept:
-        rows = gather_rows(self.trainer, self.recipe, images, self.machine)
-        size = rows["logits"].shape[1] - images.num_classes
+    def _compute(self, images: ImageSet, *, logits: bool) -> Kept:
+        network = FeaturesAndLogits(self.model, logits=logits)
+        trainer = Model(network, eval_network=network, metrics={"outputs": Collect(self.machine.ranks)})
+        rows = gather_rows(trainer, self.recipe, images, self.machine)
+        size = rows["logits"].shape[1] - (images.num_classes if logits else 0)
         both = rows["logits"].astype(np.float32)
         return Kept(np.ascontiguousarray(both[:, :size]), np.ascontiguousarray(both[:, size:]), rows["labels"])
 
@@ -93,20 +99,26 @@ class Outputs:
 def _stored(path: Path, weights: str) -> Kept | None:
     """What is in the file, if it is whole and of these weights."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:  # NumPy leaves a damaged file open that it opened itself
             if str(file["weights"]) != weights:
                 return None
             return Kept(file["features"], file["logits"], file["labels"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def model_of_run(folder: RunFolder, recipe: Recipe, checkpoint: str) -> tuple[nn.Cell, Data]:
-    """(the run's network with the weights of one of its checkpoints, its images)."""
+def checkpoint_file(folder: RunFolder, checkpoint: str) -> Path:
+    """Its path; a UserError that names those that there are."""
     path = folder.checkpoints / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*.ckpt"))) or "none"
         raise UserError(f"--checkpoint {checkpoint}: {path} does not exist; there are: {there}")
+    return path
+
+
+def model_of_run(folder: RunFolder, recipe: Recipe, checkpoint: str) -> tuple[nn.Cell, Data]:
+    """(the run's network with the weights of one of its checkpoints, its images)."""
+    path = checkpoint_file(folder, checkpoint)
     try:
         parameters, _ = read(path)
     except ValueError as error:

@@ -82,6 +82,6 @@ def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: Stage
     if stage.stage.schedule.settings["span"] == "run":
         state = optimizer_state(before)
         load_into(after.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
-    if stage.stage.loss == last.stage.loss and stage.stage.start == "last":
+    if stage.stage.loss == last.stage.loss and stage.stage.start == "last" and not stage.stage.reset:
         memory = {p.name: p for p in before.objective.loss.get_parameters()}
         load_into(after.objective.loss, memory, Path("the loss of the stage before"))

@@ -17,9 +17,9 @@ from ..errors import UserError
 from ..evaluation import evaluate
 from ..evaluation.posthoc import NearestClassMean, balanced_accuracy, logit_adjusted, search, tau_normalised
 from ..evaluation.retrain import RETRAINED, train
-from ..recipe import Recipe, from_map
+from ..recipe import Recipe, differences, essence, from_map
 from ..registry import nearest
-from .features import Outputs
+from .features import Outputs, checkpoint_file
 from .folder import RunFolder, write_json
 
 SEARCHED = ("tau_norm", "logit_adjustment")  # methods with a strength to be chosen
@@ -77,6 +77,8 @@ def require(home: RunFolder, recipe: Recipe, settings: Settings, *, named: bool)
         named: whether the user named the methods one by one; with "all", those that do not fit are left out.
     """
     methods = settings.methods
+    if not home.finished:
+        raise UserError(f"{home.path} is not finished; let it go on: train --resume {home.path}")
     searching = [method for method in methods if method in SEARCHED and settings.tau is None]
     if searching and recipe.data.validation.share == 0 and not _ships_validation(home):
         raise UserError(
@@ -90,6 +92,19 @@ def require(home: RunFolder, recipe: Recipe, settings: Settings, *, named: bool)
     if unfit and named:
         raise UserError(f"{unfit[0]} needs a linear classifier; {home.path} has model.head: {head}")
     return tuple(method for method in methods if method not in unfit)
+
+
+def require_alike(runs: list[tuple[RunFolder, Recipe]], checkpoint: str) -> None:
+    """That all runs have the checkpoint, and differ in nothing but their seeds; a UserError before any work is done."""
+    first, recipe = runs[0]
+    own = essence(recipe.plain) | {"seed": None}
+    for home, other in runs:
+        checkpoint_file(home, checkpoint)
+        changed = differences(own, essence(other.plain) | {"seed": None})
+        if changed:
+            raise UserError(
+                f"--run {home.path}: one table is of one recipe, and this run differs from {first.path} in {changed[0]}"
+            )
 
 
 def _ships_validation(home: RunFolder) -> bool:
@@ -113,8 +128,14 @@ def correct(outputs: Outputs, settings: Settings, methods: tuple[str, ...]) -> l
         tau = settings.tau
         if method in SEARCHED and tau is None:
             correction = _corrected(method, outputs, validation.logits, settings)
-            tau, curve = search(correction, validation.labels, TAUS)
-        apply, setting = _classifier(method, tau, training, outputs, settings)
+            try:
+                tau, curve = search(correction, validation.labels, TAUS)
+            except ValueError as error:
+                raise UserError(f"{method}: {error}") from error
+        try:
+            apply, setting = _classifier(method, tau, training, outputs, settings)
+        except ValueError as error:
+            raise UserError(f"{method}: {error}") from error
         began = time.monotonic()
         logits = apply(test)
         seconds = time.monotonic() - began
@@ -168,16 +189,35 @@ def run_all(
     *,
     named: bool,
 ) -> dict[str, list[Result]]:
-    """Run folder -> results of its methods; each run keeps its own in posthoc/CHECKPOINT/posthoc.json."""
+    """Run folder -> results of its methods; each run keeps its own in posthoc/CHECKPOINT/posthoc.json, or posthoc-2.json
+    and so on for other settings: nothing is overwritten."""
     wanted = [require(home, recipe, settings, named=named) for home, recipe in runs]
+    require_alike(runs, checkpoint)
     found: dict[str, list[Result]] = {}
     for (home, recipe), methods in zip(runs, wanted, strict=True):
         outputs = Outputs(home, recipe, machine, checkpoint)
         results = correct(outputs, settings, methods)
         made = f"features of {', '.join(outputs.computed)} computed" if outputs.computed else "features were there"
         console.say(f"{home.path}: {made}, kept in {outputs.path}")
-        write_json(
-            outputs.path / "posthoc.json", {"weights_sha256": outputs.weights, "results": [vars(r) for r in results]}
-        )
+        head = {"weights_sha256": outputs.weights, "settings": {**vars(settings), "methods": list(methods)}}
+        path = numbered(outputs.path / "posthoc.json", lambda old, head=head: _begins_with(old, head))
+        write_json(path, head | {"results": [vars(result) for result in results]})
         found[str(home.path)] = results
     return found
+
+
+def numbered(path: Path, same: Callable[[Path], bool]) -> Path:
+    """The first of NAME.EXT, NAME-2.EXT, ... that is not there yet, or holds the same as what is to be written."""
+    number, candidate = 1, path
+    while candidate.is_file() and not same(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def _begins_with(path: Path, head: dict[str, Any]) -> bool:
+    try:
+        found = json.loads(path.read_text())
+        return all(found.get(key) == value for key, value in json.loads(json.dumps(head)).items())
+    except (OSError, ValueError, AttributeError):
+        return False

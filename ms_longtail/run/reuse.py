@@ -26,7 +26,7 @@ from ..training.checkpoints import Position, read, write
 from .dataset import Data
 from .folder import RunFolder, write_json, write_text
 from .plan import StagePlan, make_plan
-from .teachers import describe_teacher, file_hash
+from .teachers import describe_teacher, file_hash, read_teachers
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,9 @@ def note(home: RunFolder) -> str:
     return f"{subject} not trained again but taken from {source}, which is the same up to there."
 
 
-def marks(recipe: Recipe, plan: list[StagePlan], split: dict[str, Any]) -> list[str]:
+def marks(
+    recipe: Recipe, plan: list[StagePlan], split: dict[str, Any], teachers: dict[str, Any] | None = None
+) -> list[str]:
     """A SHA-256 per stage: of all that decides the weights at its end, but the machine.
 
     Recipe and split go in as they are written. What a stage makes of the run as a whole (a schedule or a sampler with
@@ -139,7 +141,9 @@ def marks(recipe: Recipe, plan: list[StagePlan], split: dict[str, Any]) -> list[
         if start.suffix == ".ckpt":
             digest.update(hashlib.sha256(start.read_bytes()).digest())
         if stage.stage.teacher is not None and is_path(stage.stage.teacher):
-            digest.update(file_hash(describe_teacher(stage.stage.teacher)[0]).encode())
+            known = (teachers or {}).get(stage.label)
+            now = known["sha256"] if known else file_hash(describe_teacher(stage.stage.teacher)[0])
+            digest.update(now.encode())
         # Only a stage that the next one starts from at its best keeps its best weights.
         later = plan[stage.number + 1] if stage.number + 1 < len(plan) else None
         digest.update(b"best" if later is not None and later.stage.start == "best" else b"last")
@@ -161,7 +165,7 @@ def _candidates(
     """(how many first stages agree, run) of every run with at least one, the last stage of this run apart."""
     if len(plan) == 1:
         return
-    own = marks(recipe, plan, data.description)
+    own = marks(recipe, plan, data.description, read_teachers(home))
     machine, ranks = _machine(home), _machine(home)["ranks"]
     for path in sorted(parent.glob(f"*/checkpoints/{plan[0].label}.ckpt")):
         other = RunFolder(path.parent.parent)
@@ -174,7 +178,7 @@ def _candidates(
             theirs = from_map(other.plain_recipe())
             if _canonical(essence(theirs.plain)["data"]) != _canonical(essence(recipe.plain)["data"]):
                 continue  # the plan below is made with this run's images
-            found = marks(theirs, make_plan(theirs, data, ranks), split)
+            found = marks(theirs, make_plan(theirs, data, ranks), split, read_teachers(other))
         except (OSError, ValueError, LookupError, TypeError, UserError, YAMLError) as error:
             log.warning(
                 "%s is passed over: %s", other.path, " ".join(str(error).split())
@@ -201,8 +205,8 @@ def _read(other: RunFolder, plan: list[StagePlan], following: StagePlan) -> Begi
     draw = end.first_draw + end.stage.epochs * end.epoch_draws
     saved = {}
     for path in sorted(other.checkpoints.glob("[!.]*.ckpt")):
-        if path.stem.startswith("last"):
-            continue
+        if path.stem.startswith("last") or path.stem.endswith("-teacher"):
+            continue  # a teacher of another run is copied from there
         try:
             parameters, position = read(path)
         except ValueError as error:

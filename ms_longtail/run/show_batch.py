@@ -53,6 +53,7 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
             )
         board = Board()
         board.put(0, np.zeros(subject.data.splits.train.num_classes, np.float32))
+        board.close()  # reading runs ahead, and would wait for steps that never come
     batch, micro = stage.stage.batch, []
     maps = _maps(subject, stage, epoch, step) if needs_maps(stage.stage) else None
     for rank in range(ranks):
@@ -69,9 +70,6 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
             if source.faults.fatal is not None:
                 raise source.faults.fatal from error
             raise
-        finally:
-            if board is not None:
-                board.close()
     whole = {name: np.concatenate([rows[name] for rows in micro]) for name in micro[0]}
     order = np.argsort(whole["draw"], kind="stable")
     return {name: column[order] for name, column in whole.items()}
@@ -95,7 +93,7 @@ def _maps(subject: Subject, stage: StagePlan, epoch: int, step: int) -> np.ndarr
             raise UserError(f"{why}; train the recipe, then use --run")
         raise UserError(f"{why}, and the stage has not begun; let the run go on, or choose an earlier --stage")
     train = subject.data.splits.train
-    if subject.recipe.data.on_error == "skip":  # any image may come in the place of an unreadable one
+    if subject.recipe.data.on_error == "skip" or stage.follows:  # any image may come in the place of an unreadable one
         return subject.maps(weights, np.arange(len(train)), stage)
     first = (step - 1) * stage.stage.batch
     orders = [order for order in (stage.order, stage.second_order) if order is not None]
@@ -134,7 +132,7 @@ def seen(rows: Rows, mixing: Mixing | None) -> list[np.ndarray]:
         mixed = share * image.astype(np.float32) + (1 - share) * rows["second"].astype(np.float32)
         image = mixed.round().clip(0, 255).astype(np.uint8)
     beside = "second" in rows and (mixing is None or mixing.layer is not None)
-    both = [image, rows["second"]] if beside or (mixing is not None and mixing.layer is not None) else [image]
+    both = [image, rows["second"]] if beside else [image]
     return [part.transpose(0, 2, 3, 1) for part in both]
 
 

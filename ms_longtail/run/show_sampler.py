@@ -37,8 +37,8 @@ def sampler_panels(subject: Subject, epochs: int) -> list[SamplerPanel]:
             (plan.stage.sampler, plan.order, ""),
             (plan.stage.second_sampler, plan.second_order, " (second order)"),
         ):
-            if part is None:
-                continue
+            if part is None or (plan.follows and not note) or (note and plan.second_part != "train"):
+                continue  # draws by rates that are learnt, and orders of other images, are no sampler's of this set
             same = [entry for entry in used[part.name] if entry[0] == part and not _changes(part.name) and not note]
             if same:
                 same[0][1].append((plan, note))

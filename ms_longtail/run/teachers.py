@@ -51,9 +51,9 @@ def describe_teacher(teacher: str) -> tuple[Path, dict[str, Any]]:
     if not checkpoint.is_file():
         raise UserError(f"there is no {checkpoint}; name a run folder, or a checkpoint in one")
     try:
-        recipe = from_map(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-        classes = json.loads((run / "split.json").read_text())["classes"]
-    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        recipe = from_map(dict(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))))
+        classes = list(json.loads((run / "split.json").read_text())["classes"])
+    except (OSError, ValueError, TypeError, LookupError, UserError, yaml.YAMLError) as error:
         raise UserError(f"{run} is no whole run folder: {' '.join(str(error).split())}") from error
     return checkpoint, {
         "run": str(run),
@@ -88,28 +88,45 @@ def load_teacher(
             _record(folder, stage.label, {"stage": stage.stage.teacher, "checkpoint": path.name}, path)
         return network
     note = from_main(_keep(stage, folder) if main else None)
-    settings = {key: value for key, value in note["model"].items() if key != "name"}
-    network = MODELS.get(note["model"]["name"])(
-        num_classes=len(note["classes"]), mean=tuple(note["mean"]), std=tuple(note["std"]), **settings
-    )
+    network = build_teacher(note)
     if main:
         load_weights(network, _own(stage, folder))
     return network
+
+
+def build_teacher(note: dict[str, Any]) -> nn.Cell:
+    """The network that a record describes, with new weights."""
+    settings = {key: value for key, value in note["model"].items() if key != "name"}
+    classes, mean, std = len(note["classes"]), tuple(note["mean"]), tuple(note["std"])
+    return MODELS.get(note["model"]["name"])(num_classes=classes, mean=mean, std=std, **settings)
 
 
 def _own(stage: StagePlan, folder: RunFolder) -> Path:
     return folder.checkpoints / f"{stage.label}-teacher.ckpt"
 
 
+def keep_teachers(plan: list[StagePlan], folder: RunFolder) -> None:
+    """Copy the weights of all teachers from other runs into this one, before anything is trained; once."""
+    for stage in plan:
+        if stage.stage.teacher is not None and is_path(stage.stage.teacher):
+            _keep(stage, folder)
+
+
 def _keep(stage: StagePlan, folder: RunFolder) -> dict[str, Any]:
     """The record of a teacher from another run; its weights are copied if they are not here yet."""
     own, known = _own(stage, folder), read_teachers(folder).get(stage.label)
     if known is None or not own.is_file():
-        path, note = describe_teacher(stage.stage.teacher)
+        try:
+            path, note = describe_teacher(stage.stage.teacher)
+        except UserError as error:
+            raise TrainingError(f"the teacher of stage {stage.stage.name}: {error}") from error
         temporary = own.with_name(f".{own.stem}.tmp.ckpt")
         shutil.copyfile(path, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if known is not None and file_hash(temporary) != known["sha256"]:
+            temporary.unlink()
+            raise TrainingError(f"{own} is lost, and {path} is not the teacher any more that the stage began with")
         os.replace(temporary, own)
         return _record(folder, stage.label, note, own)
     if file_hash(own) != known["sha256"]:

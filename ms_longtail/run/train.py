@@ -14,7 +14,7 @@ from mindspore.train import Model
 from .. import runtime
 from ..collectives import any_of, broadcast_parameters, from_main, gather_messages
 from ..console import Console
-from ..data import Board, ImageSet
+from ..data import ImageSet
 from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..models.freezing import freeze
@@ -28,12 +28,13 @@ from . import build
 from .dataset import Data
 from .epoch_line import epoch_line
 from .folder import RunFolder
+from .follower import Follower
 from .handover import hand_over, load_weights, renew, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
 from .sources import stage_dataset
-from .teachers import load_teacher
+from .teachers import keep_teachers, load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Run:
             self.console.say(f"resumed from {path}: {self.where()}")
         self.faults |= gather_messages(self.folder.read_unreadable() if self.machine.main else {})
         if self.machine.main:
+            keep_teachers(self.plan, self.folder)
             self.folder.keep_metrics_until(self.position.draw)
         with StopSignals() as signals:
             while self.position.stage < len(self.plan):
@@ -201,12 +203,9 @@ class Run:
 
     def _fit(self, stage: StagePlan, epochs: int, skip: int, signals: StopSignals) -> None:
         """One `Model.train` call over whole epochs, or over what is left of one."""
-        followed, board = self.step.objective.follows, None
-        if followed is not None:
-            board = Board()
-            steps_done = self.position.epoch * stage.steps_per_epoch + self.position.step
-            board.put(steps_done, followed.asnumpy())
-        dataset, source, _ = stage_dataset(
+        done = self.position.epoch * stage.steps_per_epoch + self.position.step
+        follower = Follower(self.step.objective.follows, done)
+        dataset, source, partners = stage_dataset(
             stage,
             self.recipe,
             self.data,
@@ -216,7 +215,7 @@ class Run:
             ranks=self.machine.ranks,
             maps=self.maps,
             messages=self.faults,
-            board=board,
+            board=follower.board,
         )
         columns = list(self.step.objective.columns) + (["apply"] if self.recipe.accumulate > 1 else [])
         minutes = self.recipe.checkpoint.every_minutes
@@ -231,23 +230,23 @@ class Run:
             max_bad_steps=self.recipe.max_bad_steps,
             read_every=1 if self.machine.device == "cpu" else 10,
             on_step=self._on_step,
-            put_up=None if board is None else lambda step: board.put(step, followed.asnumpy()),
+            put_up=follower.put_up,
             on_epoch=lambda: self._on_epoch(stage),
             save=self._save,
             save_every_seconds=None if minutes is None else 60 * minutes,
-            stop_requested=lambda: any_of(signals.requested),
+            stop_requested=lambda: follower.leave(any_of(signals.requested)),
         )
         self._rate_from = (time.monotonic(), self.position.draw)
         try:
             self.trainer.train(epochs, dataset.project(columns), callbacks=[conductor], dataset_sink_mode=False)
         except RuntimeError as error:
             # MindSpore wraps what the pipeline's threads raise into pages of its own; the fault itself is here.
-            if source.faults.fatal is not None:
-                raise source.faults.fatal from error
+            for read in (source, getattr(partners, "second", None)):
+                if read is not None and read.faults.fatal is not None:
+                    raise read.faults.fatal from error
             raise
         finally:
-            if board is not None:
-                board.close()
+            follower.leave(True)
         if conductor.interrupted:
             any_of(False)  # wait until the main worker has saved: the first to leave may end the others
             raise Interrupted(f"stopped in {self.where()}; everything is saved")

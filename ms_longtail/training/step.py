@@ -44,7 +44,8 @@ class TrainStep(nn.Cell):
     All are added up over micro-batches and workers before anything is divided or changed, so a weighted loss has the same
     gradient, and a loss with a state the same state, however the batch is cut.
 
-    A step whose loss or gradient is not finite changes nothing: neither weights nor optimizer nor running statistics.
+    A step whose loss, gradient or observation is not finite changes nothing: neither weights nor optimizer nor running
+    statistics.
 
     Args:
         objective: cell (columns) -> (n, d, observed); its `columns` name what it takes, `observed_shape` is that of
@@ -139,6 +140,8 @@ class TrainStep(nn.Cell):
         square_norm = F.addn(self.hyper_map(_square_sum, gradients))
         loss = numerator / denominator
         finite = ops.logical_and(ops.isfinite(square_norm), ops.isfinite(loss))
+        if self.objective.stateful:
+            finite = ops.logical_and(finite, ops.isfinite(observed.sum()))
         if finite:
             if self.clip_norm is not None:
                 factor = ops.minimum(1.0, self.clip_norm / (square_norm.sqrt() + 1e-12))

@@ -66,7 +66,7 @@ def posthoc(options: argparse.Namespace) -> int:
     from ..console import Console
     from ..evaluation import posthoc_table as table
     from ..run.folder import write_text
-    from ..run.posthoc import Settings, choose, open_run, run_all
+    from ..run.posthoc import RETRAINED, SEARCHED, Settings, choose, numbered, open_run, run_all
 
     console = Console(quiet=options.quiet)
     settings = Settings(
@@ -78,20 +78,30 @@ def posthoc(options: argparse.Namespace) -> int:
         rho=options.rho,
         seed=options.seed,
     )
+    if runtime.in_group():
+        raise UserError("posthoc reads and writes for itself: start it without msrun")
+    unused = {
+        "--tau": options.tau is not None and not set(settings.methods) & set(SEARCHED),
+        "--keep-bias": options.keep_bias and "tau_norm" not in settings.methods,
+        "--lr": options.lr is not None and not set(settings.methods) & set(RETRAINED),
+    }
+    for option in (name for name, vain in unused.items() if vain):
+        raise UserError(f"{option}: none of the methods chosen takes it ({', '.join(settings.methods)})")
     if options.epochs < 1:
         raise UserError("--epochs 0: the trained methods need at least 1")
     runs = [open_run(path) for path in dict.fromkeys(options.run)]
     machine = runtime.start(options.device, debug=options.debug)
-    named = options.methods != ["all"]
+    named = "all" not in ",".join(options.methods).split(",")
     results = run_all(runs, machine, settings, options.checkpoint, console, named=named)
     out = Path(options.out or runs[0][0].path / "posthoc" / options.checkpoint.removesuffix(".ckpt"))
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "ms_longtail", *options.words])
     text = table.markdown(results, checkpoint=options.checkpoint, command=command, keep_bias=options.keep_bias)
-    write_text(out / "posthoc.md", text)
+    path = numbered(out / "posthoc.md", lambda old: old.read_text().splitlines()[-1:] == text.splitlines()[-1:])
+    write_text(path, text)
     first = next(iter(results.values()))
     if any(result.curve for result in first):
-        table.curves(out / "tau.png", first)
+        table.curves(path.with_name(path.name.replace("posthoc", "tau")).with_suffix(".png"), first)
     console.table("accuracy on test, %", table.rows(results))
-    console.say(f"table: {out / 'posthoc.md'}")
+    console.say(f"table: {path}")
     return 0
