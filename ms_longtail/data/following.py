@@ -15,6 +15,12 @@ class Board:
     """Where the training puts up what the next step's draws depend on, and the pipeline's threads wait for it.
 
     Reading cannot run ahead of such a step: it begins when the step before is done.
+
+    Example:
+        >>> board = Board()
+        >>> board.put(0, np.zeros(3))
+        >>> board.wait(0).tolist()
+        [0.0, 0.0, 0.0]
     """
 
     def __init__(self):

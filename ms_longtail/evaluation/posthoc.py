@@ -10,7 +10,9 @@ import numpy as np
 def tau_normalised(
     logits: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, tau: float, *, keep_bias: bool = False
 ) -> np.ndarray:
-    """z_c = w_c . f / |w_c|^tau: the tau-normalised classifier (Kang et al., ICLR 2020), from logits and not from features.
+    """z_c = w_c . f / |w_c|^tau: the tau-normalised classifier, from logits and not from features.
+
+    Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020 (https://arxiv.org/abs/1910.09217).
 
     Since w_c . f = z_c - b_c, a new tau costs no product with the features.
 
@@ -37,7 +39,9 @@ def tau_normalised(
 
 
 def logit_adjusted(logits: np.ndarray, class_counts: np.ndarray, tau: float) -> np.ndarray:
-    """z_c - tau log pi_c, pi the training set's class frequencies (Menon et al., ICLR 2021, post-hoc form).
+    """z_c - tau log pi_c, pi the training set's class frequencies.
+
+    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, the post-hoc form (https://arxiv.org/abs/2007.07314).
 
     Args:
         logits: (N, C), of a classifier trained with cross-entropy. class_counts: (C,).
@@ -61,6 +65,11 @@ class NearestClassMean:
 
     Raises:
         ValueError: a class has no training image.
+
+    Example:
+        >>> features = np.array([[2.0, 0.0], [0.0, 1.0]])
+        >>> NearestClassMean(features, np.array([0, 1]), 2).logits(features).argmax(axis=1).tolist()
+        [0, 1]
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int):

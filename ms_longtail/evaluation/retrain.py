@@ -144,6 +144,12 @@ def train(
 
     Returns:
         the classifier, its parameters changed.
+
+    Example:
+        >>> features, labels = np.eye(3).repeat(4, axis=0), np.arange(3).repeat(4)
+        >>> classifier = train(ClassifierRetraining(np.ones((3, 3)), np.zeros(3)), features, labels)
+        >>> classifier.logits(np.eye(3)).argmax(axis=1).tolist()
+        [0, 1, 2]
     """
     counts = np.bincount(labels, minlength=len(classifier.bias)).astype(np.float64)
     order = np.argsort(labels, kind="stable")

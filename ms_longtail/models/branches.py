@@ -20,6 +20,12 @@ class Branches(nn.Cell):
         build: makes the block; it is called twice.
 
     Shapes: the trunk's output (B, d, h, w) -> (B, 2D, h, w).
+
+    Example:
+        >>> import numpy as np
+        >>> from mindspore import Tensor
+        >>> Branches(lambda: nn.Conv2d(4, 6, 3))(Tensor(np.ones((2, 4, 8, 8), np.float32))).shape
+        (2, 12, 8, 8)
     """
 
     def __init__(self, build: Block):

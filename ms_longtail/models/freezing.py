@@ -22,6 +22,11 @@ def parameters_of(network: nn.Cell, part: str) -> frozenset[str]:
 
     Raises:
         ValueError: nothing in the network is called so; the message names what is near it.
+
+    Example:
+        >>> from ms_longtail.models import CifarResNet, Classifier
+        >>> sorted(parameters_of(Classifier(CifarResNet(8), 10), "classifier"))
+        ['head.bias', 'head.weight']
     """
     prefixes = ALIASES.get(part, (part,))
     names = [p.name for p in network.get_parameters()]
@@ -69,6 +74,13 @@ def freeze(
 
     Raises:
         ValueError: a part does not exist.
+
+    Example:
+        >>> from ms_longtail.models import CifarResNet, Classifier
+        >>> model = Classifier(CifarResNet(8), 10)
+        >>> fixed = freeze(model, ["backbone"], [p.name for p in model.trainable_params()])
+        >>> [p.name for p in model.trainable_params()], "backbone.bn1.moving_mean" in fixed
+        (['head.weight', 'head.bias'], True)
     """
     resting, trainable = parameters_in(network, parts), frozenset(trainable)
     for parameter in network.get_parameters():

@@ -70,7 +70,8 @@ def neutral_values(network: nn.Cell) -> dict[str, np.ndarray]:
 
 
 class LearnableScale(Linear):
-    """logits_c = (w_c f + b_c) s_c: learnable weight scaling (LWS: Kang et al., ICLR 2020).
+    """logits_c = (w_c f + b_c) s_c: learnable weight scaling (LWS: Kang et al., "Decoupling
+    Representation and Classifier for Long-Tailed Recognition", ICLR 2020, https://arxiv.org/abs/1910.09217).
 
     Stage 1 trains W and b with `freeze: calibration`, stage 2 the scales alone: `freeze: [backbone, classifier]`. At s = 1,
     where it begins, the logits are those of `Linear`, to the last bit.
@@ -80,6 +81,11 @@ class LearnableScale(Linear):
         num_classes: C.
 
     Shapes: features (B, D) -> logits (B, C); s (C,).
+
+    Example:
+        >>> head = LearnableScale(2, 3)
+        >>> print(head(Tensor(np.ones((4, 2), np.float32))).shape, head.calibration.scale.asnumpy().tolist())
+        (4, 3) [1.0, 1.0, 1.0]
     """
 
     def __init__(self, in_features: int, num_classes: int):
@@ -104,6 +110,11 @@ class DisAlign(Linear):
         num_classes: C.
 
     Shapes: features (B, D) -> logits (B, C); s, b (C,); v (D,), u (1,).
+
+    Example:
+        >>> head = DisAlign(2, 3)
+        >>> print(head(Tensor(np.ones((4, 2), np.float32))).shape, head.calibration.shift.asnumpy().tolist())
+        (4, 3) [0.0, 0.0, 0.0]
     """
 
     def __init__(self, in_features: int, num_classes: int):
