@@ -177,11 +177,18 @@ def test_killed_and_resumed_in_the_middle_of_an_epoch(untouched, tmp_path, stage
 
 
 @pytest.mark.parametrize(
-    ("change", "kept"), [({}, True), ({"start": "fresh"}, False), ({"loss": Component("eqlv2", {"mu": 0.5})}, False)]
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"start": "fresh"}, False),
+        ({"loss": Component("eqlv2", {"mu": 0.5})}, False),
+        ({"reset": ("classifier",)}, False),
+    ],
 )
 def test_a_memory_goes_on_with_the_same_loss_on_the_same_network(change, kept):
     def stage(**settings):
         plain = {"loss": Component("eqlv2", {}), "start": "last", "schedule": Component("constant", {"span": "stage"})}
+        plain["reset"] = ()
         return SimpleNamespace(stage=SimpleNamespace(**(plain | settings)))
 
     steps = []
