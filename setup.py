@@ -25,7 +25,7 @@ setup(
     python_requires=">=3.10,<3.13",  # there are MindSpore 2.10 wheels for these
     packages=[*find_packages(include=["ms_longtail", "ms_longtail.*"]), "ms_longtail.configs"],
     package_dir={"ms_longtail.configs": "configs"},
-    package_data={"ms_longtail.configs": ["*/*.yaml", "*/*/*.yaml"]},
+    package_data={"ms_longtail.configs": ["*/*.yaml", "*/*/*.yaml", "*/*/*/*.yaml"]},
     ext_modules=[compiled],
     install_requires=[
         "mindspore>=2.10,<2.11",
