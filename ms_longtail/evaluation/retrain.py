@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ def _softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-class Retrained:
+class Retrained(ABC):
     """A classifier's parameters that are trained while features and all else rest.
 
     Args:
@@ -41,13 +42,13 @@ class Retrained:
             features.dtype, copy=False
         )
 
+    @abstractmethod
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, C)."""
-        raise NotImplementedError(f"{type(self).__name__} must define logits()")
 
+    @abstractmethod
     def gradients(self, features: np.ndarray, error: np.ndarray) -> dict[str, np.ndarray]:
         """By name, from dL/dz (N, C)."""
-        raise NotImplementedError(f"{type(self).__name__} must define gradients()")
 
 
 class ClassifierRetraining(Retrained):

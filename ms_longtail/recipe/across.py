@@ -74,7 +74,7 @@ def _loss(number: int, stage: Stage, stages: list[Stage | None], model: Componen
     elif stage.teacher is not None and not is_path(stage.teacher) and stage.teacher not in [*earlier, *unknown]:
         message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
         known = ", ".join(earlier) or "none"
-        message = f"{message}; there are: {known}; or the path of a run folder or checkpoint, with a / in it"
+        message = f"{message}; there are: {known}; or a run folder or checkpoint, as a path with a /"
         faults.append((("teacher",), message))
     return faults
 

@@ -25,14 +25,10 @@ from .plan import StagePlan
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
