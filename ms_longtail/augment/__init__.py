@@ -9,13 +9,40 @@ one image at a time; `index` is the image's number in the training set.
 
 `level = "batch"`: called as op(images, draws) on a whole batch of one size, three to four times faster than image by image.
 Random choices come from (seed, draw number) alone.
+
+Of this level, beside crop and flip: cutout, the colours (color_jitter, grayscale, gaussian_blur, and sim_augment, which is all
+three), and the policies auto_augment (tables in `policies.py`) and rand_augment over the elementary operations of `operations.py`.
 """
 
+from .auto_augment import AutoAugment
 from .cam import Cam
+from .color_jitter import ColorJitter
 from .crop import CentreCrop, Crop, RandomResizedCrop, Whole, resize
+from .cutout import Cutout
 from .flip import Flip
+from .gaussian_blur import GaussianBlur
+from .grayscale import Grayscale
 from .image_trans import ImageTrans
+from .rand_augment import RandAugment
+from .sim_augment import SimAugment
 
 LEVELS = ("whole", "image", "batch")  # the order in which operations are applied
 
-__all__ = ["LEVELS", "Cam", "CentreCrop", "Crop", "Flip", "ImageTrans", "RandomResizedCrop", "Whole", "resize"]
+__all__ = [
+    "LEVELS",
+    "AutoAugment",
+    "Cam",
+    "CentreCrop",
+    "ColorJitter",
+    "Crop",
+    "Cutout",
+    "Flip",
+    "GaussianBlur",
+    "Grayscale",
+    "ImageTrans",
+    "RandAugment",
+    "RandomResizedCrop",
+    "SimAugment",
+    "Whole",
+    "resize",
+]

@@ -6,7 +6,7 @@ from .following import Board, RateSource
 from .image_set import ImageSet, Splits
 from .partners import Beside, Partners
 from .pipeline import evaluation_pipeline, training_pipeline
-from .source import DrawSource
+from .source import DrawSource, View
 from .subset import checksum, choose, imbalance_factor, profile_counts, profile_shares
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Partners",
     "RateSource",
     "Splits",
+    "View",
     "carve",
     "checksum",
     "choose",

@@ -35,7 +35,7 @@ def training_pipeline(
     """One epoch after another of augmented batches.
 
     Args:
-        source: random access by draw number.
+        source: random access by draw number; its further views become columns.
         batch: images an optimizer step takes over all ranks and micro-batches; the epoch's last one may be smaller.
         batch_ops: augmentations of level "batch", called as op(images, draws).
         partners: adds the columns of a mixture, or of a second order, see `data/partners.py`.
@@ -49,28 +49,31 @@ def training_pipeline(
         workers: threads that read and decode; the result does not depend on their number.
 
     Returns:
-        data set with columns image (b, 3, H, W) uint8, label (b,) int32, index (b,) int32, draw (b,) int64 and
-        apply (1,) int32, which is 1 on the last micro-batch of every step; b = batch / ranks / accumulate. Mixing adds
-        labels, shares, blend, partner and second, a second order second and second_label.
+        data set with columns image (b, 3, H, W) uint8, label (b,) int32, index (b,) int32, draw (b,) int64, place (b,) int32,
+        an image's place in its optimizer step, and apply (1,) int32, which is 1 on the last micro-batch of every step;
+        b = batch / ranks / accumulate. Further views of the images are view2, view3, .... Mixing adds labels, shares, blend,
+        partner and second, a second order second and second_label.
     """
     sampler = SlotSampler(source.slots, skip=skip, rank=rank, ranks=ranks)
 
     def finish(slots: np.ndarray) -> tuple[np.ndarray, ...]:
         draws = source.draws(slots)
-        images, labels, indices = reader(draws)
+        views, labels, indices = reader.views(draws)
         position = int(slots[-1]) % source.slots + ranks  # of this rank's next slot
         epoch, first = divmod(int(slots[0]), source.slots)
         step = epoch * steps_per_epoch + first // batch
         last = position >= source.slots or position // batch != (position - ranks) // batch
         columns = {
-            "image": images,
+            "image": views[0],
             "label": labels,
             "index": indices,
             "draw": draws,
+            "place": (slots % source.slots % batch).astype(np.int32),
             "apply": np.array([last], np.int32),
         }
+        columns |= dict(zip(view_names, views[1:], strict=True))
         if partners is not None:
-            columns |= partners(slots, draws, images, labels, reader, second)
+            columns |= partners(slots, draws, views[0], labels, reader, second)
         columns |= {name: function(step) for name, function in by_step.items()}
         columns |= {name: function(draws) for name, function in by_draw.items()}
         return tuple(columns[name] for name in names)
@@ -78,7 +81,8 @@ def training_pipeline(
     reader = Reader(source, batch_ops, workers)
     by_step, by_draw = by_step or {}, by_draw or {}
     steps_per_epoch = -(-source.slots // batch)
-    second, names = None, [*COLUMNS, "apply", *by_step, *by_draw]
+    view_names = [f"view{n}" for n in range(2, len(source.views) + 1)]
+    second, names = None, [*COLUMNS, "place", "apply", *view_names, *by_step, *by_draw]
     if partners is not None:
         names += partners.columns
         second = None if partners.second is None else Reader(partners.second, second_ops, workers)
@@ -101,32 +105,47 @@ class Reader:
 
     MindSpore's own threads are not used for it: a Python source with two of them was five times slower than with one, since
     they wait for the interpreter at every image. Here a thread has some dozen images, and decoding runs outside of it.
+
+    Args:
+        source: of the images. batch_ops: operations of level "batch" on its first view; those of the others are in `source.views`.
+        workers: threads.
     """
 
     def __init__(self, source: DrawSource, batch_ops: Sequence, workers: int):
-        self.source, self.batch_ops = source, tuple(batch_ops)
+        self.source = source
+        self.batch_ops = [tuple(batch_ops), *(view.batch for view in source.views[1:])]
         # Images that are in memory already take microseconds; a second thread would cost more than it gives.
-        self.workers = 1 if source.images.images is not None and not source.image_ops else workers
-        self._shape: tuple[int, ...] | None = None  # of an image, channels first; known after the first batch
+        self.workers = 1 if source.in_memory and not any(self.batch_ops[1:]) else workers
+        self._shapes: list[tuple[int, ...]] | None = None  # of the views, channels first; known after the first batch
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="reader") if self.workers > 1 else None
 
     def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self.pool is None or len(draws) < 2 * self.workers or self._shape is None:
-            images, labels, indices = self._part(draws)
-            self._shape = images.shape[1:]
-            return images, labels, indices
-        batch = np.empty((len(draws), *self._shape), np.uint8)
+        views, labels, indices = self.views(draws)
+        return views[0], labels, indices
+
+    def views(self, draws: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """The same with the images of every view."""
+        if self.pool is None or len(draws) < 2 * self.workers or self._shapes is None:
+            views, labels, indices = self._part(draws)
+            self._shapes = [images.shape[1:] for images in views]
+            return views, labels, indices
+        batches = [np.empty((len(draws), *shape), np.uint8) for shape in self._shapes]
         cuts = np.linspace(0, len(draws), self.workers + 1).astype(int)
         spans = [slice(a, b) for a, b in itertools.pairwise(cuts)]
-        parts = self.pool.map(lambda span: self._part(draws[span], batch[span])[1:], spans)
+        parts = self.pool.map(lambda span: self._part(draws[span], [batch[span] for batch in batches])[1:], spans)
         labels, indices = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return batch, labels, indices
+        return batches, labels, indices
 
-    def _part(self, draws: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        images, labels, indices = self.source.load(draws)
-        for op in self.batch_ops:
-            images = op(images, draws)
-        return _channels_first(images, out), labels, indices
+    def _part(
+        self, draws: np.ndarray, outs: list[np.ndarray] | None = None
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        views, labels, indices = self.source.load_views(draws)
+        done = []
+        for n, images in enumerate(views):
+            for op in self.batch_ops[n]:
+                images = op(images, draws)
+            done.append(_channels_first(images, None if outs is None else outs[n]))
+        return done, labels, indices
 
     def __deepcopy__(self, memo):
         return self  # MindSpore copies the data set for every iterator; a pool cannot be copied, nor need it be

@@ -14,6 +14,15 @@ from ..samplers import padded_length
 from .image_set import ImageSet
 
 
+@dataclass(frozen=True)
+class View:
+    """What happens to images on their way into one column: operations by level, see `augment`."""
+
+    whole: tuple = ()
+    image: tuple = ()
+    batch: tuple = ()
+
+
 @dataclass
 class Faults:
     """Images that could not be read, shared by the pipeline's threads and the trainer, which reports them."""
@@ -37,6 +46,8 @@ class DrawSource:
         seed: of the replacement draws.
         whole_ops: augmentations of level "whole", before all others.
         image_ops: augmentations of level "image"; they must leave all images one size.
+        views: further views of every draw: the same image, read once, by other operations. (Those of level "batch" are the
+            pipeline's; the source leaves them alone.)
         on_error: "raise", or "skip" (another image of the same class takes the place, hashed from the draw number).
         max_error_share: share of distinct unreadable images above which "skip" gives up.
     """
@@ -53,19 +64,20 @@ class DrawSource:
         seed: int = 0,
         whole_ops: Sequence = (),
         image_ops: Sequence = (),
+        views: Sequence[View] = (),
         on_error: str = "raise",
         max_error_share: float = 0.01,
     ):
         self.images, self.order, self.length = images, order, length
         self.slots = padded_length(length, multiple)
         self.first_draw, self.first_epoch = first_draw, first_epoch
-        self.seed, self.whole_ops, self.image_ops = seed, tuple(whole_ops), tuple(image_ops)
+        self.seed, self.views = seed, (View(tuple(whole_ops), tuple(image_ops)), *views)
         self.on_error, self.max_error_share = on_error, max_error_share
         self.faults = Faults()
         self._lock = threading.Lock()
         self._epochs: dict[int, np.ndarray] = {}
         self._scratch = threading.local()
-        self._shape: tuple[int, ...] | None = None
+        self._shapes: list[tuple[int, ...] | None] = [None] * len(self.views)
 
     def __len__(self) -> int:
         return self.slots
@@ -102,44 +114,61 @@ class DrawSource:
             index[here] = self.indices(self.first_epoch + int(epoch))[positions[here]]
         return index
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether a batch of every view is one fancy index: images in memory, and nothing done to single ones."""
+        return self.images.images is not None and not any(view.image for view in self.views)
+
     def load(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(images (B, H, W, 3) uint8, labels (B,) int32, indices (B,) int32) of draw numbers (B,).
+        """(images (B, H, W, 3) uint8, labels (B,) int32, indices (B,) int32) of draw numbers (B,), in their first view.
 
         The images stay valid until the same thread's next call.
         """
+        views, labels, index = self.load_views(draws)
+        return views[0], labels, index
+
+    def load_views(self, draws: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """The same with the images of every view."""
         if self.faults.fatal is not None:
             raise self.faults.fatal
         index = self.index(draws)
-        if self.images.images is not None and not self.image_ops:
-            images, labels = self.images.images[index], self.images.labels[index]
-            for op in self.whole_ops:
-                images = op(images, labels, index, draws)
-            return images, labels, index
-        numbers = [op.random(draws) for op in self.image_ops]  # for all images at once: NumPy is slow on single ones
-        batch = self._space(len(draws))
-        for place, draw in enumerate(draws.tolist()):
-            image, index[place] = self._read(int(index[place]), draw)
-            for op in self.whole_ops:
-                one = slice(place, place + 1)
-                image = op(image[None], self.images.labels[index[one]], index[one], draws[one])[0]
-            target = None if batch is None else batch[place]
-            for op, rows in zip(self.image_ops, numbers, strict=True):
-                image = op(image, rows[place], target if op is self.image_ops[-1] else None)
-            if batch is None:
-                self._shape = image.shape
-                batch, target = self._space(len(draws)), None
-            if image is not target:
-                batch[place] = image
-        return batch, self.images.labels[index], index
+        memory = self.images.images
+        single = [n for n, view in enumerate(self.views) if view.image or memory is None]
+        # All numbers of a view at once: NumPy is slow on single ones.
+        numbers = {n: [op.random(draws) for op in self.views[n].image] for n in single}
+        batches = {n: self._space(n, len(draws)) for n in single}
+        for place, draw in enumerate(draws.tolist() if single else ()):
+            whole, index[place] = self._read(int(index[place]), draw)
+            for n in single:
+                image = whole
+                for op in self.views[n].whole:
+                    one = slice(place, place + 1)
+                    image = op(image[None], self.images.labels[index[one]], index[one], draws[one])[0]
+                target = None if batches[n] is None else batches[n][place]
+                for op, rows in zip(self.views[n].image, numbers[n], strict=True):
+                    image = op(image, rows[place], target if op is self.views[n].image[-1] else None)
+                if batches[n] is None:
+                    self._shapes[n] = image.shape
+                    batches[n], target = self._space(n, len(draws)), None
+                if image is not target:
+                    batches[n][place] = image
+        labels = self.images.labels[index]
+        for n, view in enumerate(self.views):
+            if n not in batches:
+                images = memory[index]
+                for op in view.whole:
+                    images = op(images, labels, index, draws)
+                batches[n] = images
+        return [batches[n] for n in range(len(self.views))], labels, index
 
-    def _space(self, count: int) -> np.ndarray | None:
-        """Memory for `count` images, the thread's own and used again by its next call; None before the size is known."""
-        if self._shape is None:
+    def _space(self, view: int, count: int) -> np.ndarray | None:
+        """Memory for `count` images of a view, the thread's own and used again by its next call; None before the size is known."""
+        if self._shapes[view] is None:
             return None
-        space = getattr(self._scratch, "space", None)
-        if space is None or len(space) < count:
-            space = self._scratch.space = np.empty((count, *self._shape), np.uint8)
-        return space[:count]
+        spaces = self._scratch.__dict__.setdefault("spaces", {})
+        if view not in spaces or len(spaces[view]) < count:
+            spaces[view] = np.empty((count, *self._shapes[view]), np.uint8)
+        return spaces[view][:count]
 
     def _read(self, index: int, draw: int) -> tuple[np.ndarray, int]:
         """(the image, the index of the image that was really read)."""

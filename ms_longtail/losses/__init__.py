@@ -1,10 +1,12 @@
-"""Losses as small cells: `Loss(class_counts=..., keywords)(logits, labels)`."""
+"""Losses as small cells: `Loss(class_counts=..., keywords)(logits, labels)`; contrastive ones take embeddings instead of logits."""
 
 from .balanced_softmax import BalancedSoftmax
+from .balanced_supcon import BalancedSupCon
 from .base import Loss, sums
 from .cdt import CDT
 from .class_balanced import ClassBalancedCE, ClassBalancedFocal
 from .class_rectification import ClassRectification
+from .contrast import Contrast
 from .cost_sensitive import CostSensitiveCE
 from .cross_entropy import CrossEntropy, cross_entropy
 from .distillation import KnowledgeDistillation
@@ -18,8 +20,11 @@ from .label_smoothing import LabelSmoothing
 from .lade import LADE
 from .ldam import LDAM
 from .logit_adjustment import LogitAdjustment
+from .paco import PaCo
+from .psc import PSC
 from .seql import SEQL
 from .softmax_eql import SoftmaxEQL
+from .supcon import SupCon
 from .vs import VS
 from .weights import cost_sensitive, effective_number
 
@@ -28,12 +33,15 @@ __all__ = [
     "EQL",
     "LADE",
     "LDAM",
+    "PSC",
     "SEQL",
     "VS",
     "BalancedSoftmax",
+    "BalancedSupCon",
     "ClassBalancedCE",
     "ClassBalancedFocal",
     "ClassRectification",
+    "Contrast",
     "CostSensitiveCE",
     "CrossEntropy",
     "DiVE",
@@ -45,7 +53,9 @@ __all__ = [
     "LabelSmoothing",
     "LogitAdjustment",
     "Loss",
+    "PaCo",
     "SoftmaxEQL",
+    "SupCon",
     "cost_sensitive",
     "cross_entropy",
     "effective_number",

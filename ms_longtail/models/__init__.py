@@ -3,6 +3,8 @@
 from .branches import Branches
 from .cifar_resnet import CifarResNet
 from .classifier import Classifier
+from .embedding import Embedding
+from .experts import ExpertHeads, ExpertLayers
 from .heads import Cosine, DisAlign, LearnableScale, Linear
 from .layers import initialise
 from .resnet import ResNet
@@ -13,6 +15,9 @@ __all__ = [
     "Classifier",
     "Cosine",
     "DisAlign",
+    "Embedding",
+    "ExpertHeads",
+    "ExpertLayers",
     "LearnableScale",
     "Linear",
     "ResNet",

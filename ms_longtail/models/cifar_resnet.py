@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Le
 from mindspore import nn, ops
 
 from ..registry import MODELS
 from .branches import Block, with_branches
 from .classifier import Classifier
+from .experts import ExpertLayers, narrowed
 from .heads import Head
 from .layers import blended, conv, initialise
 from .norm import Norm
@@ -43,13 +45,12 @@ class CifarResNet(nn.Cell):
     Args:
         depth: 8, 14, 20, 32, ...
         branches: 2 for the bilateral network, whose last block there is twice (see `branches.Branches`).
+        experts: E above 1 for as many second and third layers, each `expert_width` times as wide (see `experts.ExpertLayers`).
 
-    Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8), or (B, 128, 8, 8) with two branches.
+    Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8), or (B, 128, 8, 8) with two branches, (B, 48 E, 8, 8) with E experts of width .75.
     """
 
-    points = ("layer1", "layer2", "layer3")
-
-    def __init__(self, depth: int, branches: Literal[1, 2] = 1):
+    def __init__(self, depth: int, branches: Literal[1, 2] = 1, experts: int = 1, expert_width: float = 0.75):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, ...), not {depth}")
@@ -57,9 +58,22 @@ class CifarResNet(nn.Cell):
         self.conv1 = conv(3, 16, 3)
         self.bn1 = Norm(16, relu=True)
         self.layer1 = self._layer(16, 16, 1, blocks)
-        self.layer2 = self._layer(16, 32, 2, blocks)
-        self.layer3, self.branches = with_branches(self._blocks(32, 64, 2, blocks), branches)
-        self.out_channels = 64 * branches
+        self.points = ("layer1", "layer2", "layer3") if experts == 1 else ("layer1", "layer3")
+        if experts > 1:
+            if branches > 1:
+                raise ValueError(f"a network has {experts} experts or {branches} branches, not both")
+            widths = narrowed(32, expert_width), narrowed(64, expert_width)
+            self.layer2, self.layer3 = nn.Identity(), nn.Identity()
+            self.branches = ExpertLayers(partial(self._late, *widths, blocks), experts)
+            self.out_channels = widths[1] * experts
+        else:
+            self.layer2 = self._layer(16, 32, 2, blocks)
+            self.layer3, self.branches = with_branches(self._blocks(32, 64, 2, blocks), branches)
+            self.out_channels = 64 * branches
+
+    def _late(self, middle: int, last: int, blocks: int) -> nn.SequentialCell:
+        """The layers of one expert."""
+        return nn.SequentialCell([self._layer(16, middle, 2, blocks), self._layer(middle, last, 2, blocks)])
 
     @staticmethod
     def _blocks(inputs: int, outputs: int, stride: int, count: int) -> list[Block]:
@@ -75,7 +89,7 @@ class CifarResNet(nn.Cell):
         return blended(x, partner, blend) if point == "layer3" else x
 
     def trunk(self, x, point=None, partner=None, blend=None):
-        """All but the branches: the whole network where there is one."""
+        """All but the branches or experts: the whole network where there is one."""
         x = self.bn1(self.conv1(x))  # (B, 16, 32, 32)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
@@ -90,11 +104,15 @@ def _register(depth: int) -> None:
         num_classes: int,
         seed: int = 0,
         head: Head = "linear",
+        scale: Annotated[float, Gt(0)] = 1.0,
         branches: Literal[1, 2] = 1,
+        experts: Annotated[int, Ge(1), Le(16)] = 1,
+        expert_width: Annotated[float, Gt(0), Le(1)] = 0.75,
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ) -> Classifier:
-        network = Classifier(CifarResNet(depth, branches), num_classes, head=head, mean=mean, std=std)
+        backbone = CifarResNet(depth, branches, experts, expert_width)
+        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, mean=mean, std=std)
         initialise(network, seed)
         return network
 

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from .branches import Branches
-from .heads import HEADS, Head
+from .heads import Head, build_head
 from .layers import blended
 
 
@@ -22,6 +22,8 @@ class Classifier(nn.Cell):
             also takes (x, point, partner, blend) and blends the output of the layer named (see `layers.blended`).
         num_classes: C.
         head: "linear", "cosine", "lws" or "disalign", see `heads`.
+        scale: factor on the logits of the cosine head.
+        experts: parts of equal size that the backbone's channels consist of, each with a classifier of its own.
         mean, std: per channel, for pixel values scaled to 0..1.
 
     Shapes: images (B, 3, H, W), values 0..255, uint8 or float -> logits (B, C) float32.
@@ -33,12 +35,15 @@ class Classifier(nn.Cell):
         num_classes: int,
         *,
         head: Head = "linear",
+        scale: float = 1.0,
+        experts: int = 1,
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ):
         super().__init__()
         self.backbone = backbone
-        self.head = HEADS[head](backbone.out_channels, num_classes)
+        self.head = build_head(head, backbone.out_channels, num_classes, scale=scale, experts=experts)
+        self.experts = experts
         self.num_classes = num_classes
         self.feature_size = backbone.out_channels
         self.mean = Tensor(255.0 * np.asarray(mean, np.float32).reshape(1, 3, 1, 1))

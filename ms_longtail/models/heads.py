@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from .experts import ExpertCosines, ExpertHeads
+
 
 class Linear(nn.Dense):
     """logits = f W^T + b.
@@ -132,3 +134,20 @@ class DisAlign(Linear):
 
 HEADS = {"linear": Linear, "cosine": Cosine, "lws": LearnableScale, "disalign": DisAlign}
 Head = Literal["linear", "cosine", "lws", "disalign"]
+
+
+def build_head(name: Head, in_features: int, num_classes: int, *, scale: float = 1.0, experts: int = 1) -> nn.Cell:
+    """The head of a name, one for every expert where there are several.
+
+    Raises:
+        ValueError: a scale for a head without one, experts for a head that is not made for them.
+    """
+    if scale != 1.0 and name != "cosine":
+        raise ValueError(f"scale = {scale}: multiplies cosines; set head: cosine, or leave it at 1")
+    if experts == 1:
+        return Cosine(in_features, num_classes, scale) if name == "cosine" else HEADS[name](in_features, num_classes)
+    if name == "cosine":
+        return ExpertCosines(in_features, num_classes, experts, scale)
+    if name == "linear":
+        return ExpertHeads(in_features, num_classes, experts)
+    raise ValueError(f"head {name!r} corrects one classifier; with {experts} experts take linear or cosine")

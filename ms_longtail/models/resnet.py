@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, Le
 from mindspore import nn
 
 from ..registry import MODELS
-from .branches import with_branches
+from .branches import Block, with_branches
 from .classifier import Classifier
+from .experts import ExpertLayers, narrowed
 from .heads import Head
 from .layers import blended, conv, initialise
 from .norm import Norm
@@ -58,6 +60,22 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Cell:
     return nn.SequentialCell([conv(inputs, outputs, 1, stride), Norm(outputs)])
 
 
+def builders(block: type[nn.Cell], inputs: int, width: int, stride: int, count: int, **shape) -> list[Block]:
+    """What builds each block of a layer; the first one has the stride."""
+    first = partial(block, inputs, width, stride, **shape)
+    return [first] + [partial(block, block.expansion * width, width, 1, **shape)] * (count - 1)
+
+
+def layer(block: type[nn.Cell], inputs: int, width: int, stride: int, count: int, **shape) -> nn.SequentialCell:
+    return nn.SequentialCell([build() for build in builders(block, inputs, width, stride, count, **shape)])
+
+
+def late_layers(block: type[nn.Cell], inputs: int, widths, counts, **shape) -> nn.SequentialCell:
+    """The third and fourth layer of one expert."""
+    third = layer(block, inputs, widths[0], 2, counts[0], **shape)
+    return nn.SequentialCell([third, layer(block, block.expansion * widths[0], widths[1], 2, counts[1], **shape)])
+
+
 class ResNet(nn.Cell):
     """A 7x7 convolution and a 3x3 maximum, both with stride 2, then four layers of blocks with 64, 128, 256, 512 channels.
 
@@ -65,11 +83,11 @@ class ResNet(nn.Cell):
         block, blocks: what the layers are made of, and how many in each.
         groups, base_width: of a bottleneck's middle convolution (ResNeXt).
         branches: 2 for the bilateral network, whose last block there is twice (see `branches.Branches`).
+        experts: E above 1 for as many third and fourth layers, each `expert_width` times as wide (see `experts.ExpertLayers`).
 
-    Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck) for each branch.
+    Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck) for each branch, 384 E or 1536 E
+    with E experts of width .75.
     """
-
-    points = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(
         self,
@@ -78,29 +96,36 @@ class ResNet(nn.Cell):
         groups: int = 1,
         base_width: int = 64,
         branches: Literal[1, 2] = 1,
+        experts: int = 1,
+        expert_width: float = 0.75,
     ):
         super().__init__()
+        if experts > 1 and branches > 1:
+            raise ValueError(f"a network has {experts} experts or {branches} branches, not both")
         self.conv1, self.bn1 = conv(3, 64, 7, 2), Norm(64, relu=True)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
-        layers, inputs = [], 64
-        for number, count in enumerate(blocks):
-            width = 64 * 2**number
-            builders = []
-            for place in range(count):
-                stride = 2 if number and place == 0 else 1
-                builders.append(partial(block, inputs, width, stride, groups, base_width))
-                inputs = block.expansion * width
-            layers.append(builders)
-        self.layer1, self.layer2, self.layer3 = (nn.SequentialCell([build() for build in b]) for b in layers[:3])
-        self.layer4, self.branches = with_branches(layers[3], branches)
-        self.out_channels = inputs * branches
+        shape = {"groups": groups, "base_width": base_width}
+        self.layer1 = layer(block, 64, 64, 1, blocks[0], **shape)
+        self.layer2 = layer(block, 64 * block.expansion, 128, 2, blocks[1], **shape)
+        inputs = 128 * block.expansion
+        self.points = ("layer1", "layer2", "layer3", "layer4") if experts == 1 else ("layer1", "layer2", "layer4")
+        if experts > 1:
+            widths = narrowed(256, expert_width), narrowed(512, expert_width)
+            self.layer3, self.layer4 = nn.Identity(), nn.Identity()
+            self.branches = ExpertLayers(partial(late_layers, block, inputs, widths, blocks[2:], **shape), experts)
+            self.out_channels = widths[1] * block.expansion * experts
+        else:
+            self.layer3 = layer(block, inputs, 256, 2, blocks[2], **shape)
+            last = builders(block, 256 * block.expansion, 512, 2, blocks[3], **shape)
+            self.layer4, self.branches = with_branches(last, branches)
+            self.out_channels = 512 * block.expansion * branches
 
     def construct(self, x, point=None, partner=None, blend=None):
         x = self.branches(self.trunk(x, point, partner, blend))  # (B, D, H/32, W/32)
         return blended(x, partner, blend) if point == "layer4" else x
 
     def trunk(self, x, point=None, partner=None, blend=None):
-        """All but the branches: the whole network where there is one."""
+        """All but the branches or experts: the whole network where there is one."""
         x = self.pool(self.bn1(self.conv1(x)))  # (B, 64, H/4, W/4)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
@@ -130,11 +155,15 @@ def _register(name: str) -> None:
         num_classes: int,
         seed: int = 0,
         head: Head = "linear",
+        scale: Annotated[float, Gt(0)] = 1.0,
         branches: Literal[1, 2] = 1,
+        experts: Annotated[int, Ge(1), Le(16)] = 1,
+        expert_width: Annotated[float, Gt(0), Le(1)] = 0.75,
         mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ) -> Classifier:
-        network = Classifier(ResNet(*NETWORKS[name], branches=branches), num_classes, head=head, mean=mean, std=std)
+        backbone = ResNet(*NETWORKS[name], branches=branches, experts=experts, expert_width=expert_width)
+        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, mean=mean, std=std)
         initialise(network, seed)
         return network
 

@@ -73,7 +73,15 @@ NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "ma
 
 
 # What was so before there was a setting for it: it does not count, or older runs would be taken for others.
-AS_BEFORE = {"objective": {"name": "classification"}, "freeze": [], "frozen_norm": "running", "reset": []}
+AS_BEFORE = {
+    "objective": {"name": "classification"},
+    "freeze": [],
+    "frozen_norm": "running",
+    "reset": [],
+    "views": [],
+    "contrast": {"name": "none"},
+}
+MODEL_AS_BEFORE = {"branches": 1, "experts": 1, "scale": 1.0}
 
 
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +92,9 @@ def essence(plain: dict[str, Any]) -> dict[str, Any]:
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}
         for stage in plain["stages"]
     ]
-    model = {key: value for key, value in plain["model"].items() if (key, value) != ("branches", 1)}
+    model = {key: value for key, value in plain["model"].items() if MODEL_AS_BEFORE.get(key) != value}
+    if "experts" not in model:
+        model.pop("expert_width", None)  # of nobody
     images = {key: value for key, value in plain["data"].items() if key != "root"}
     return kept | {"data": images, "model": model, "stages": stages}
 

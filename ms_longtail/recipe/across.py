@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..registry import AUGMENT, LOSSES, OBJECTIVES
+from ..registry import AUGMENT, CONTRASTS, LOSSES, OBJECTIVES
 from .schema import Component, RunSettings, Stage
 from .settings import nearest, shorten
 
@@ -31,12 +31,28 @@ def between(run: RunSettings | None, data: Any) -> list[Fault]:
 
 def between_stages(model: Component | None, stages: list[Stage | None]) -> list[Fault]:
     """Faults of the stages that are whole, with those before them that are."""
-    faults: list[Fault] = []
+    faults = _model(model)
     for number, stage in enumerate(stages):
         if stage is not None:
             found = _schedule(number, stage, stages) + _loss(number, stage, stages, model) + _start(number, stage)
-            found += _objective(stage, model) + _rest(number, stage, stages)
+            found += _objective(stage, model) + _views(stage) + _rest(number, stage, stages)
             faults += [(("stages", str(number), *where), message) for where, message in found]
+    return faults
+
+
+def _model(model: Component | None) -> list[Fault]:
+    """Between the settings of a network."""
+    settings = {} if model is None else model.settings
+    head, experts = settings.get("head", "linear"), settings.get("experts", 1)
+    faults: list[Fault] = []
+    if experts > 1 and settings.get("branches", 1) > 1:
+        faults.append((("model", "experts"), f"{experts}: a network has experts or branches; leave one of them out"))
+    if experts > 1 and head not in ("linear", "cosine"):
+        message = f"{head!r}: corrects one classifier; with experts take linear or cosine"
+        faults.append((("model", "head"), message))
+    if settings.get("scale", 1.0) != 1.0 and head != "cosine":
+        message = f"{settings['scale']}: multiplies cosines; set model.head: cosine, or leave it at 1"
+        faults.append((("model", "scale"), message))
     return faults
 
 
@@ -63,13 +79,16 @@ def _loss(number: int, stage: Stage, stages: list[Stage | None], model: Componen
     if loss.head is not None and head is not None and head != loss.head:
         message = f"{stage.loss.name!r}: is defined for the {loss.head} head; set model.head: {loss.head}"
         faults.append((("loss", "name"), message))
+    elif loss.head == "cosine" and model is not None and model.settings.get("scale", 1.0) != 1.0:
+        message = f"{stage.loss.name!r}: multiplies the cosines by a scale of its own; leave model.scale at 1"
+        faults.append((("loss", "name"), message))
     earlier = [other.name for other in stages[:number] if other is not None]
     unknown = [stage.teacher] if None in stages[:number] else []  # an earlier stage with a fault may be meant
     if "teacher_logits" in loss.needs and stage.teacher is None:
         names = f"; stages before it: {', '.join(earlier)}" if earlier else "; put a stage that trains it before"
         message = f"None: {stage.loss.name} needs a teacher: the name of an earlier stage, or a run folder{names}"
         faults.append((("teacher",), message))
-    elif stage.teacher is not None and "teacher_logits" not in loss.needs:
+    elif stage.teacher is not None and not ("teacher_logits" in loss.needs or _learns_from_teacher(stage)):
         faults.append((("teacher",), f"{stage.teacher!r}: {stage.loss.name} takes no teacher; leave it out"))
     elif stage.teacher is not None and not is_path(stage.teacher) and stage.teacher not in [*earlier, *unknown]:
         message = f"{shorten(stage.teacher)}: must be the name of an earlier stage{nearest(stage.teacher, earlier)}"
@@ -109,6 +128,31 @@ def _start(number: int, stage: Stage) -> list[Fault]:
 def is_path(teacher: str) -> bool:
     """Whether a stage's teacher is a run folder or a checkpoint, and not an earlier stage."""
     return "/" in teacher or teacher.endswith(".ckpt")
+
+
+def _learns_from_teacher(stage: Stage) -> bool:
+    return getattr(OBJECTIVES.get(stage.objective.name), "takes_teacher", False)
+
+
+def _views(stage: Stage) -> list[Fault]:
+    """Between an objective and the views and contrastive loss that it is made for."""
+    name, contrast = stage.objective.name, stage.contrast.name
+    faults: list[Fault] = []
+    if not getattr(OBJECTIVES.get(name), "takes_views", False):
+        if stage.views:
+            message = f"{len(stage.views)} further views: {name} reads one; set objective: contrastive, or views: []"
+            faults.append((("views",), message))
+        if contrast != "none":
+            message = f"{contrast!r}: {name} compares no views; set objective: contrastive, or contrast: none"
+            faults.append((("contrast",), message))
+        return faults
+    if contrast == "none":
+        known = ", ".join(other for other in CONTRASTS.names() if other != "none")
+        faults.append((("contrast",), f"'none': {name} needs a contrastive loss; known: {known}"))
+    if stage.mixing.name != "none":
+        message = f"{stage.mixing.name!r}: {name} compares images that have one label; set mixing: none"
+        faults.append((("mixing",), message))
+    return faults
 
 
 def second_part(objective: Component) -> str | None:

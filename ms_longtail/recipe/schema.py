@@ -91,6 +91,8 @@ class Stage:
     optimizer: Component
     schedule: Component
     mixing: Component = Component("none")
+    views: tuple[tuple[Component, ...], ...] = ()
+    contrast: Component = Component("none")
     second_sampler: Component | None = None
     objective: Component = Component("classification")
     freeze: tuple[str, ...] = ()

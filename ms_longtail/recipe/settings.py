@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from ..registry import (
     AUGMENT,
     CLASS_WEIGHTS,
+    CONTRASTS,
     DATASETS,
     LOSSES,
     MIXING,
@@ -27,15 +28,20 @@ from ..registry import (
 )
 from .schema import STRICT, Data
 
+# What an objective may ask for beside its settings: see `run.build.build_objective`.
+OBJECTIVE_SUPPLIED = frozenset(
+    {"model", "loss", "teacher", "class_counts", "contrast", "views", "twin", "batch", "seed"}
+)
 # Parameters that the builder supplies from elsewhere in the recipe, so that a recipe cannot set them twice.
 SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {
     "data": (DATASETS, frozenset({"root", "size"})),
     "model": (MODELS, frozenset({"num_classes", "seed", "mean", "std"})),
-    "objective": (OBJECTIVES, frozenset({"model", "loss", "teacher", "class_counts"})),
+    "objective": (OBJECTIVES, OBJECTIVE_SUPPLIED),
     "sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "second_sampler": (SAMPLERS, frozenset({"labels", "seed", "epoch", "first_epoch", "epochs", "total_epochs"})),
     "augment": (AUGMENT, frozenset({"seed", "size", "maps", "class_counts"})),
     "mixing": (MIXING, frozenset({"seed", "class_counts"})),
+    "contrast": (CONTRASTS, frozenset({"class_counts"})),
     "loss": (LOSSES, frozenset({"class_counts", "class_weights", "reduction", "seed"})),
     "class_weights": (CLASS_WEIGHTS, frozenset({"class_counts"})),
     "optimizer": (OPTIMIZERS, frozenset({"parameters", "learning_rate"})),

@@ -21,13 +21,15 @@ STAGE_DEFAULTS = {
     "sampler": "instance",
     "second_sampler": "none",
     "augment": [],
+    "views": [],
     "mixing": "none",
+    "contrast": "none",
     "loss": "ce",
     "class_weights": "none",
     "optimizer": "sgd",
     "schedule": "constant",
 }
-OTHER_KEYS = [key for key in STAGE_KEYS if key not in COMPONENTS and key != "augment"]
+OTHER_KEYS = [key for key in STAGE_KEYS if key not in COMPONENTS and key not in ("augment", "views")]
 MISSING = object()
 
 
@@ -141,31 +143,26 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
             continue
         parts[key], found = component(key, given[key], f"{path}.{key}")
         faults += found
-    augment = given["augment"]
-    if not isinstance(augment, list):
-        faults.append(((*where, "augment"), f"{shorten(augment)}: must be a list of augmentations, [] for none"))
-        augment = []
-    parts["augment"] = []
-    for number, entry in enumerate(augment):
-        op, found = component("augment", entry, f"{path}.augment.{number}")
+    parts["augment"], found = _operations(given["augment"], (*where, "augment"))
+    faults += found
+    parts["views"], views = [], given["views"]
+    if not isinstance(views, list):
+        faults.append(
+            ((*where, "views"), f"{shorten(views)}: must be a list of further views, each a list of augmentations")
+        )
+        views = []
+    for number, view in enumerate(views):
+        operations, found = _operations(view, (*where, "views", str(number)))
         faults += found
-        parts["augment"].append(op)
-    names = [None if op is None else op.name for op in parts["augment"]]
-    twice = next((n for n, name in enumerate(names) if name is not None and name in names[:n]), None)
-    if twice is not None:
-        faults.append(((*where, "augment", str(twice)), f"{names[twice]!r}: stands twice; both would do the same"))
+        parts["views"].append(operations)
     if faults:
         return None, faults
-    levels = [LEVELS.index(AUGMENT.get(op.name).level) for op in parts["augment"]]
-    late = next((n for n in range(1, len(levels)) if levels[n] < max(levels[:n])), None)
-    if late is not None:
-        kind = ("the whole image, as it was read,", "single images of any size")[levels[late]]
-        return None, [((*where, "augment"), f"{names}: {names[late]} works on {kind} and must come first")]
     return Stage(
         own.name,
         own.epochs,
         own.batch,
         augment=tuple(parts.pop("augment")),
+        views=tuple(map(tuple, parts.pop("views"))),
         freeze=_names(own.freeze),
         frozen_norm=own.frozen_norm,
         start=own.start,
@@ -173,6 +170,29 @@ def _stage(given: dict[str, Any], path: str) -> tuple[Stage | None, list[Fault]]
         teacher=own.teacher,
         **parts,
     ), []
+
+
+def _operations(entries: Any, where: tuple[str, ...]) -> tuple[list[Component], list[Fault]]:
+    """The augmentations of a view, in an order in which they can be applied, and the faults."""
+    if not isinstance(entries, list):
+        return [], [(where, f"{shorten(entries)}: must be a list of augmentations, [] for none")]
+    operations, faults = [], []
+    for number, entry in enumerate(entries):
+        op, found = component("augment", entry, ".".join((*where, str(number))))
+        faults += found
+        operations.append(op)
+    names = [None if op is None else op.name for op in operations]
+    twice = next((n for n, name in enumerate(names) if name is not None and name in names[:n]), None)
+    if twice is not None:
+        faults.append(((*where, str(twice)), f"{names[twice]!r}: stands twice; both would do the same"))
+    if faults:
+        return [], faults
+    levels = [LEVELS.index(AUGMENT.get(name).level) for name in names]
+    late = next((n for n in range(1, len(levels)) if levels[n] < max(levels[:n])), None)
+    if late is not None:
+        kind = ("the whole image, as it was read,", "single images of any size")[levels[late]]
+        return [], [(where, f"{names}: {names[late]} works on {kind} and must come first")]
+    return operations, []
 
 
 def _names(value: str | list[str]) -> tuple[str, ...]:
@@ -221,5 +241,6 @@ def _plain_stage(stage: Stage) -> dict[str, Any]:
     plain |= {"freeze": list(stage.freeze), "frozen_norm": stage.frozen_norm, "sampler": _flat(stage.sampler)}
     plain["second_sampler"] = "none" if stage.second_sampler is None else _flat(stage.second_sampler)
     plain["augment"] = [_flat(op) for op in stage.augment]
-    later = ("mixing", "loss", "class_weights", "optimizer", "schedule")
+    plain["views"] = [[_flat(op) for op in view] for view in stage.views]
+    later = ("mixing", "contrast", "loss", "class_weights", "optimizer", "schedule")
     return plain | {key: _flat(getattr(stage, key)) for key in later}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -10,12 +11,12 @@ from mindspore import nn
 
 from .. import hashing
 from ..augment import LEVELS, CentreCrop
-from ..data import ImageSet
-from ..losses import Loss
+from ..data import ImageSet, View
+from ..losses import Contrast, Loss
 from ..mixing import Mixing
 from ..objectives import Mixture
 from ..recipe import Component, Recipe, Stage
-from ..registry import AUGMENT, CLASS_WEIGHTS, LOSSES, MIXING, MODELS, OBJECTIVES, OPTIMIZERS, SAMPLERS
+from ..registry import AUGMENT, CLASS_WEIGHTS, CONTRASTS, LOSSES, MIXING, MODELS, OBJECTIVES, OPTIMIZERS, SAMPLERS
 from ..samplers import EpochOrder
 from .dataset import Data
 
@@ -53,15 +54,33 @@ def build_mixing(stage: Stage, counts: np.ndarray, seed: int) -> Mixing | None:
     return component(**{k: v for k, v in supplied.items() if k in accepted}, **stage.mixing.settings)
 
 
-def build_objective(stage: Stage, model: nn.Cell, data: Data, seed: int, teacher: nn.Cell | None = None) -> nn.Cell:
+def build_contrast(stage: Stage, counts: np.ndarray) -> Contrast | None:
+    component = CONTRASTS.get(stage.contrast.name)
+    supplied = {"class_counts": counts} if "class_counts" in inspect.signature(component).parameters else {}
+    return component(**supplied, **stage.contrast.settings)
+
+
+def build_objective(
+    stage: Stage,
+    model: nn.Cell,
+    data: Data,
+    seed: int,
+    twin: Callable[[], nn.Cell],
+    teacher: nn.Cell | None = None,
+) -> nn.Cell:
+    """The objective of a stage; `twin` builds another network like the model, for an objective that has one."""
     loss = build_loss(stage, data.class_counts, seed)
     mixing = build_mixing(stage, data.class_counts, seed)
     if mixing is None:
         component = OBJECTIVES.get(stage.objective.name)
-        counts = (
-            {"class_counts": data.class_counts} if "class_counts" in inspect.signature(component).parameters else {}
-        )
-        return component(model, loss, teacher, **counts, **stage.objective.settings)
+        accepted = inspect.signature(component).parameters
+        supplied = {"class_counts": data.class_counts, "views": 1 + len(stage.views), "batch": stage.batch, "seed": seed}
+        supplied = {key: value for key, value in supplied.items() if key in accepted}
+        if "contrast" in accepted:
+            supplied["contrast"] = build_contrast(stage, data.class_counts)
+        if "twin" in accepted:
+            supplied["twin"] = twin()
+        return component(model, loss, teacher, **supplied, **stage.objective.settings)
     second = mixing.second or (mixing.layer is not None and stage.second_sampler is not None)
     return Mixture(model, loss, teacher, parts=1 + mixing.partners, second=second, layer=mixing.layer)
 
@@ -108,24 +127,39 @@ def build_optimizer(stage: Stage, parameters, learning_rate: np.ndarray) -> nn.O
 
 
 def build_augment(
-    stage: Stage, recipe: Recipe, train: ImageSet, *, seed: int, maps: np.ndarray | None = None
-) -> dict[str, list]:
-    """Operations by level: on whole images, on single images of any size, on batches."""
+    operations: tuple[Component, ...], recipe: Recipe, train: ImageSet, *, seed: int, maps: np.ndarray | None = None
+) -> View:
+    """What is done to images on their way into a column: a stage's `augment`, or one of its `views`."""
     ops: dict[str, list] = {level: [] for level in LEVELS}
     supplied = {"seed": seed, "size": recipe.data.size, "maps": maps, "class_counts": train.class_counts}
-    for part in stage.augment:
+    for part in operations:
         component = AUGMENT.get(part.name)
         accepted = inspect.signature(component).parameters
         op = component(**{k: v for k, v in supplied.items() if k in accepted}, **part.settings)
         ops[op.level].append(op)
     if not ops["image"] and not has_size(train, recipe.data.size):
         ops["image"] = [CentreCrop(size=recipe.data.size)]
-    return ops
+    return View(**{level: tuple(found) for level, found in ops.items()})
+
+
+def build_views(
+    stage: Stage, recipe: Recipe, train: ImageSet, *, seed: int, maps: np.ndarray | None = None
+) -> tuple[View, ...]:
+    """All views of a stage, each with random choices of its own."""
+    seeds = [seed] + [view_seed(seed, number) for number in range(2, 2 + len(stage.views))]
+    lists = (stage.augment, *stage.views)
+    return tuple(build_augment(ops, recipe, train, seed=s, maps=maps) for ops, s in zip(lists, seeds, strict=True))
+
+
+def view_seed(seed: int, number: int) -> int:
+    """Of what happens to the images of a view, counted from 1; the first view's is the run's own."""
+    return int(hashing.integers(seed, np.array([number]), "view", 1, 2**32)[0, 0])
 
 
 def needs_maps(stage: Stage) -> bool:
     """Whether an augmentation of the stage looks at class activation maps."""
-    return any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in stage.augment)
+    everything = (op for view in (stage.augment, *stage.views) for op in view)
+    return any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in everything)
 
 
 def has_size(images: ImageSet, size: int) -> bool:

@@ -21,13 +21,14 @@ from ..recipe.across import is_path, second_part
 from ..registry import nearest
 from ..training.checkpoints import read
 from .build import (
-    build_augment,
+    build_contrast,
     build_loss,
     build_mixing,
     build_model,
     build_objective,
     build_order,
     build_second_order,
+    build_views,
     needs_maps,
 )
 from .dataset import Data
@@ -56,9 +57,10 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
                 second(0)
 
         trials = {
+            "contrast": lambda stage=stage: build_contrast(stage, data.class_counts),
             "loss": lambda stage=stage: build_loss(stage, data.class_counts, seed),
             "augment": lambda stage=stage: (
-                build_augment(stage, recipe, train, seed=seed) and _can_map(stage, recipe.data.size, model)
+                build_views(stage, recipe, train, seed=seed) and _can_map(stage, recipe.data.size, model)
             ),
             "mixing": lambda stage=stage: _can_mix(build_mixing(stage, data.class_counts, seed), model),
             "sampler": orders,
@@ -88,7 +90,7 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
     if stage.objective.name == "classification":
         return
     part = second_part(stage.objective)
-    if part not in data.splits.parts():
+    if part is not None and part not in data.splits.parts():
         raise ValueError(f"meta: {part}: there is no such part of the data; set data.validation.share, or meta: train")
     if draws_follow(stage) and recipe.accumulate > 1:
         raise ValueError(
@@ -102,7 +104,7 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
     names = [p.name for p in network.trainable_params()]
     try:
         freeze(network, stage.freeze, names, stage.frozen_norm)
-        build_objective(stage, network, data, recipe.seed)
+        build_objective(stage, network, data, recipe.seed, lambda: build_model(recipe, data))
     finally:
         freeze(network, (), names)
 

@@ -1,4 +1,4 @@
-"""What passes from one stage to the next: weights or new ones, the optimizer's state, a loss's memory."""
+"""What passes from one stage to the next: weights or new ones, the optimizer's state, an objective's and a loss's memory."""
 
 from __future__ import annotations
 
@@ -77,11 +77,24 @@ def fresh_seed(seed: int, number: int) -> int:
 
 def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: StagePlan) -> None:
     """Carry over what goes on: the count of skipped steps, the optimizer's state under one schedule for the whole run, and
-    what a loss remembers where the same loss goes on with the same network."""
+    what a loss or an objective remembers where the same one goes on with the same network."""
     assign(after.skipped, before.skipped.asnumpy())
     if stage.stage.schedule.settings["span"] == "run":
         state = optimizer_state(before)
         load_into(after.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
-    if stage.stage.loss == last.stage.loss and stage.stage.start == "last" and not stage.stage.reset:
+    if stage.stage.start != "last" or stage.stage.reset:
+        return
+    if stage.stage.loss == last.stage.loss:
         memory = {p.name: p for p in before.objective.loss.get_parameters()}
         load_into(after.objective.loss, memory, Path("the loss of the stage before"))
+    if stage.stage.objective == last.stage.objective and stage.stage.contrast == last.stage.contrast:
+        own = _beside(before.objective)
+        load_into(after.objective, own, Path("the objective of the stage before"), only=set(own))
+
+
+def _beside(objective: nn.Cell) -> dict:
+    """What an objective trains or remembers beside the network and the loss: projections, queues, rates."""
+    known = {p.name for part in (objective.model, objective.loss) for p in part.get_parameters()}
+    return {
+        p.name: p for p in objective.get_parameters() if p.name not in known and not p.name.startswith("teacher.")
+    }

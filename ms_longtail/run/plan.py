@@ -125,7 +125,7 @@ def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
                 "sampler": " + ".join(_orders(plan)),
                 **({"rests": ", ".join(stage.freeze) or "nothing"} if any(p.stage.freeze for p in plans) else {}),
                 "loss": _with(Component(_loss_name(stage)), stage.class_weights, " x "),
-                "augment": _with(Component(", ".join(op.name for op in stage.augment) or "none"), stage.mixing, ", "),
+                "augment": _with(Component(_views(stage)), stage.mixing, ", "),
                 "lr": f"{' .. '.join(points)} ({stage.schedule.name})",
             }
         )
@@ -133,8 +133,15 @@ def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
 
 
 def _loss_name(stage: Stage) -> str:
-    plain = stage.objective.name == "classification"
-    return stage.loss.name if plain else f"{stage.objective.name} of {stage.loss.name}"
+    plain, contrast = stage.objective.name == "classification", stage.contrast.name
+    names = stage.loss.name if contrast == "none" else f"{stage.loss.name} and {contrast}"
+    return names if plain else f"{stage.objective.name} of {names}"
+
+
+def _views(stage: Stage) -> str:
+    """What is done to the images, view by view."""
+    lists = [", ".join(op.name for op in view) or "none" for view in (stage.augment, *stage.views)]
+    return lists[0] if len(lists) == 1 else " | ".join(f"{n}: {ops}" for n, ops in enumerate(lists, 1))
 
 
 def _orders(plan: StagePlan) -> list[str]:

@@ -36,7 +36,7 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
 
     Returns:
         image (B, 3, H, W) uint8, label, index, draw (B,); with mixing labels, shares (B, K) and blend (B,) as well, and, where
-        the network blends, the partners' images as `second`.
+        the network blends, the partners' images as `second`; further views as view2, view3, ....
 
     Raises:
         UserError: no such epoch or step; maps that cannot be there yet.
@@ -77,7 +77,7 @@ def step_rows(subject: Subject, stage: StagePlan, epoch: int, step: int) -> Rows
 
 def _resolved(rows: Rows, partners: Partners | Beside | None) -> Rows:
     """Without the columns that mean something in one micro-batch alone: a partner's place becomes its image."""
-    rows = {name: column for name, column in rows.items() if name not in ("apply", "lr", "progress", "noise")}
+    rows = {name: column for name, column in rows.items() if name not in ("apply", "lr", "progress", "noise", "place")}
     partner = rows.pop("partner", None)
     if isinstance(partners, Partners) and partners.mixing.layer is not None:
         there = [rows["image"], rows["second"]] if "second" in rows else [rows["image"]]
@@ -133,6 +133,7 @@ def seen(rows: Rows, mixing: Mixing | None) -> list[np.ndarray]:
         image = mixed.round().clip(0, 255).astype(np.uint8)
     beside = "second" in rows and (mixing is None or mixing.layer is not None)
     both = [image, rows["second"]] if beside else [image]
+    both += [rows[name] for name in sorted(rows) if name.startswith("view")]
     return [part.transpose(0, 2, 3, 1) for part in both]
 
 
@@ -145,7 +146,9 @@ def _shares(labels: np.ndarray, shares: np.ndarray, names: tuple[str, ...]) -> l
 
 
 def _title(subject: Subject, stage: StagePlan, epoch: int, step: int, shown: str) -> str:
-    ops = [op.name for op in stage.stage.augment] + [stage.stage.mixing.name]
-    done = ", ".join(name for name in ops if name != "none") or "images as they are"
+    lists = [[op.name for op in view] for view in (stage.stage.augment, *stage.stage.views)]
+    lists[0].append(stage.stage.mixing.name)
+    texts = [", ".join(name for name in ops if name != "none") or "images as they are" for ops in lists]
+    done = texts[0] if len(texts) == 1 else "; ".join(f"view {n}: {text}" for n, text in enumerate(texts, 1))
     where = f"epoch {epoch} of {stage.stage.epochs}, step {step} of {stage.steps_per_epoch}"
     return f"{subject.name}, stage {stage.stage.name}, {where}: {shown} ({done})"

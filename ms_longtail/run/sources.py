@@ -9,7 +9,7 @@ from .. import runtime
 from ..augment import CentreCrop, Whole
 from ..data import Beside, Board, DrawSource, ImageSet, Partners, RateSource, training_pipeline
 from ..recipe import Recipe
-from .build import build_augment, build_mixing, has_size, second_seed
+from .build import build_mixing, build_views, has_size, second_seed
 from .dataset import Data
 from .plan import StagePlan
 
@@ -83,7 +83,7 @@ def _source(
     order, seed: int, images: ImageSet, stage: StagePlan, recipe: Recipe, epoch: int, ranks: int, maps, board=None
 ) -> tuple[DrawSource, list]:
     """(images in an order, or drawn by the rates on the board; operations on their batches)."""
-    ops = build_augment(stage.stage, recipe, images, seed=seed, maps=maps)
+    first, *others = build_views(stage.stage, recipe, images, seed=seed, maps=maps)
     kind, follows = DrawSource, {}
     if board is not None:
         kind, follows = RateSource, {"board": board, "batch": stage.stage.batch, "stage_draw": stage.first_draw}
@@ -95,13 +95,14 @@ def _source(
         first_draw=stage.first_draw + epoch * stage.epoch_draws,
         first_epoch=stage.first_epoch + epoch,
         seed=seed,
-        whole_ops=ops["whole"],
-        image_ops=ops["image"],
+        whole_ops=first.whole,
+        image_ops=first.image,
+        views=others,
         on_error=recipe.data.on_error,
         max_error_share=recipe.data.max_error_share,
         **follows,
     )
-    return source, ops["batch"]
+    return source, list(first.batch)
 
 
 def evaluation_source(recipe: Recipe, images: ImageSet, *, whole: bool = False) -> DrawSource:

@@ -168,7 +168,7 @@ class Run:
         """Objective, optimizer and step of a stage around the one model."""
         teacher = load_teacher(stage, self.plan, self.folder, self.new, main=self.machine.main)
         resting = freeze(self.model, stage.stage.freeze, self.trainable, stage.stage.frozen_norm)
-        objective = build.build_objective(stage.stage, self.model, self.data, self.recipe.seed, teacher)
+        objective = build.build_objective(stage.stage, self.model, self.data, self.recipe.seed, self.new, teacher)
         objective.fixed |= resting
         self.facts = objective.loss.facts()
         if self.facts:

@@ -37,6 +37,21 @@ def arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
         picture.add_argument("--out", metavar="FILE", default=name, help=f"default: {name}")
         machine_arguments(picture)
         picture.set_defaults(function=show)
+    features = pictures.add_parser(
+        "features", help="angles between classes, closeness within them, and the images in 2-D"
+    )
+    features.add_argument(
+        "--run", metavar="FOLDER", required=True, help="run folder with a checkpoint, finished or not"
+    )
+    features.add_argument(
+        "--checkpoint", metavar="NAME", default="last", help="last, best, or stage-K-NAME (default: last)"
+    )
+    features.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
+    features.add_argument(
+        "--out", metavar="FILE", default="features.png", help="default: features.png, its numbers in features.json"
+    )
+    machine_arguments(features)
+    features.set_defaults(function=show_features)
     return verb
 
 
@@ -81,4 +96,23 @@ def show(options: argparse.Namespace) -> int:
     draw = {"cam": show_cam.draw, "batch": show_batch.draw, "sampler": show_sampler.draw}[options.picture]
     draw(out, subject, **{name: getattr(options, name) for name in settings[options.picture]})
     Console(quiet=options.quiet).say(str(out))
+    return 0
+
+
+def show_features(options: argparse.Namespace) -> int:
+    from .. import recipe as recipes
+    from .. import runtime
+    from ..console import Console
+    from ..run import folder
+    from ..run import show_features as features
+
+    if runtime.in_group():
+        raise UserError("show features reads and writes for itself: start it without msrun")
+    home = folder.RunFolder(Path(options.run))
+    out = features.require(options.out, home, options.checkpoint, options.part)
+    recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
+    machine = runtime.start(options.device, debug=options.debug)
+    console = Console(quiet=options.quiet)
+    features.draw(out, home, recipe, machine, console, checkpoint=options.checkpoint, part=options.part)
+    console.say(str(out))
     return 0
