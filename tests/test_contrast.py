@@ -60,7 +60,12 @@ def with_gradient(loss, z, labels, prototypes):
 CASES = [("supcon", {}), ("psc", {}), *(("balanced_supcon", s) for s in BALANCED)]
 
 
-SHAPES = [("pynative", (1, 2), "anchor"), ("pynative", (7, 2), "class"), ("pynative", (12, 3), "anchor"), ("graph", (7, 2), "class")]  # fmt: skip
+SHAPES = [
+    ("pynative", (1, 2), "anchor"),
+    ("pynative", (7, 2), "class"),
+    ("pynative", (12, 3), "anchor"),
+    ("graph", (7, 2), "class"),
+]
 
 
 @pytest.mark.parametrize(("mode", "shape", "mean"), SHAPES, indirect=["mode"], ids=str)
@@ -134,7 +139,8 @@ def test_half_precision_and_low_temperature(mode, name):
     assert value.dtype == ms.float32
     assert float(value) == pytest.approx(wanted, rel=1e-5)
     gradient = ms.grad(loss, 0)(*inputs)
-    assert gradient.dtype == ms.float16 and np.isfinite(gradient.asnumpy()).all()
+    assert gradient.dtype == ms.float16
+    assert np.isfinite(gradient.asnumpy()).all()
     # Collapsed and opposite embeddings are the extremes of what a temperature can do.
     same = np.ones((2, 32, 16), np.float16)
     same[:, ::2] *= -1
@@ -147,13 +153,14 @@ def test_paco_half_precision(mode):
     there = queue / np.linalg.norm(queue, axis=1, keepdims=True)
     loss = PaCo(temperature=0.03)
     half = [Tensor(x.astype(np.float16)) for x in (q, k)]
-    value = loss(*half, Tensor(y, ms.int32), Tensor(there, ms.float32), Tensor(queue_y, ms.int32), Tensor(logits + prior, ms.float32))  # fmt: skip
+    labels, queue_labels = Tensor(y, ms.int32), Tensor(queue_y, ms.int32)
+    value = loss(*half, labels, Tensor(there, ms.float32), queue_labels, Tensor(logits + prior, ms.float32))
     rows = [x.asnumpy().astype(np.float64) for x in half]
     losses = oracle.paco(*rows, queue, y, queue_y, logits, prior, T=0.03, alpha=0.01, beta=1.0, gamma=1.0, supt=1.0)
     assert float(value) == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_anchors_alone_in_their_class_count_nothing_without_prototypes(mode):
+def test_classes_of_one_image(mode):
     z, labels, _ = data(3, 2, labels=[0, 1, 2])
     assert np.isfinite(float(SupCon()(Tensor(z, ms.float32), Tensor(labels))))
 
@@ -165,7 +172,8 @@ def test_order_of_images_and_names_of_classes_do_not_matter(mode):
     one = float(loss(Tensor(z, ms.float32), Tensor(labels), Tensor(prototypes, ms.float32)))
     renamed = np.empty_like(prototypes)
     renamed[names] = prototypes
-    other = loss(Tensor(z[:, place], ms.float32), Tensor(names[labels[place]].astype(np.int32)), Tensor(renamed, ms.float32))  # fmt: skip
+    moved = Tensor(z[:, place], ms.float32), Tensor(names[labels[place]].astype(np.int32))
+    other = loss(*moved, Tensor(renamed, ms.float32))
     assert float(other) == pytest.approx(one, rel=1e-5)
 
 
@@ -203,5 +211,3 @@ def test_what_is_refused(mode):
         BalancedSupCon(form="L3", complement=False)
     with pytest.raises(ValueError, match="averag"):
         BalancedSupCon(form="L2", averaging=False)
-
-

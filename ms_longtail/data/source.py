@@ -140,7 +140,8 @@ class DrawSource:
         for place, draw in enumerate(draws.tolist() if single else ()):
             whole, index[place] = self._read(int(index[place]), draw)
             for n in single:
-                image = whole
+                # An operation may write into what it gets; the other views and the set itself are not its own.
+                image = whole.copy() if self.views[n].whole else whole
                 for op in self.views[n].whole:
                     one = slice(place, place + 1)
                     image = op(image[None], self.images.labels[index[one]], index[one], draws[one])[0]

@@ -86,9 +86,9 @@ class Contrast(nn.Cell):
         """
         before, behind = self.rank * rows.shape[0], (self.ranks - 1 - self.rank) * rows.shape[0]
         if before:
-            rows = ops.cat((ops.zeros((before,) + rows.shape[1:], rows.dtype), rows))
+            rows = ops.cat((ops.zeros((before, *rows.shape[1:]), rows.dtype), rows))
         if behind:
-            rows = ops.cat((rows, ops.zeros((behind,) + rows.shape[1:], rows.dtype)))
+            rows = ops.cat((rows, ops.zeros((behind, *rows.shape[1:]), rows.dtype)))
         return self.all_reduce(rows)
 
     def shares(self, labels, other_labels):

@@ -28,7 +28,7 @@ class ExpertLayers(nn.Cell):
     def construct(self, x):
         outputs = ()
         for layers in self.each:
-            outputs = outputs + (layers(x),)
+            outputs += (layers(x),)
         return ops.cat(outputs, axis=1)
 
 

@@ -80,7 +80,9 @@ class Contrastive(Classification):
                 f"{contrast.min_views}; add to `views`, or set objective.contrasted: all"
             )
         if contrast.needs_prototypes and prototypes == "classifier" and getattr(model.head, "weight", None) is None:
-            raise ValueError("the model's head has no weight to make prototypes from; set objective.prototypes: learned")
+            raise ValueError(
+                "the model's head has no weight to make prototypes from; set objective.prototypes: learned"
+            )
         self.contrast, self.views = contrast, views
         self.embedding = Embedding(
             model.feature_size,

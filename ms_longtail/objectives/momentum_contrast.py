@@ -62,6 +62,7 @@ class MomentumContrast(Classification):
     """
 
     takes_views = True
+    queued = True
 
     @checked
     def __init__(

@@ -92,7 +92,11 @@ def essence(plain: dict[str, Any]) -> dict[str, Any]:
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}
         for stage in plain["stages"]
     ]
-    model = {key: value for key, value in plain["model"].items() if MODEL_AS_BEFORE.get(key) != value}
+    model = {
+        key: value
+        for key, value in plain["model"].items()
+        if key not in MODEL_AS_BEFORE or MODEL_AS_BEFORE[key] != value
+    }
     if "experts" not in model:
         model.pop("expert_width", None)  # of nobody
     images = {key: value for key, value in plain["data"].items() if key != "root"}

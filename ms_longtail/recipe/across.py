@@ -110,16 +110,15 @@ def _start(number: int, stage: Stage) -> list[Fault]:
     elif start != "last" and number and stage.schedule.settings.get("span") == "run":
         message = f"{shorten(start)}: other weights cannot go on with the optimizer's state; use schedule.span: stage"
         faults.append((("start",), message))
-    maps = [op.name for op in stage.augment if getattr(AUGMENT.get(op.name), "needs_maps", False)]
+    maps = [(where, op.name) for where, op in stage.operations if getattr(AUGMENT.get(op.name), "needs_maps", False)]
     if maps and (start == "fresh" or (start == "last" and not number)):
-        message = (
-            f"{[op.name for op in stage.augment]}: {maps[0]} needs a trained network to find the object in an image; "
-        )
+        view = [op.name for where, op in stage.operations if where == maps[0][0]]
+        message = f"{view}: {maps[0][1]} needs a trained network to find the object in an image; "
         message += "put a stage that trains it before, or name a checkpoint: start: FILE.ckpt"
-        faults.append((("augment",), message))
+        faults.append((tuple(maps[0][0].split(".")), message))
     if maps and stage.reset:
         message = (
-            f"{list(stage.reset)}: {maps[0]} looks at maps by the weights that the stage starts with; leave it out"
+            f"{list(stage.reset)}: {maps[0][1]} looks at maps by the weights that the stage starts with; leave it out"
         )
         faults.append((("reset",), message))
     return faults
@@ -137,17 +136,23 @@ def _learns_from_teacher(stage: Stage) -> bool:
 def _views(stage: Stage) -> list[Fault]:
     """Between an objective and the views and contrastive loss that it is made for."""
     name, contrast = stage.objective.name, stage.contrast.name
+    objective = OBJECTIVES.get(name)
     faults: list[Fault] = []
-    if not getattr(OBJECTIVES.get(name), "takes_views", False):
+    if not getattr(objective, "takes_views", False):
         if stage.views:
-            message = f"{len(stage.views)} further views: {name} reads one; set objective: contrastive, or views: []"
+            count = f"{len(stage.views)} further view{'s' * (len(stage.views) > 1)}"
+            message = f"{count}: {name} reads the first alone; set objective: contrastive, or views: []"
             faults.append((("views",), message))
         if contrast != "none":
             message = f"{contrast!r}: {name} compares no views; set objective: contrastive, or contrast: none"
             faults.append((("contrast",), message))
+        if name == "experts" and stage.mixing.name != "none":
+            message = f"{stage.mixing.name!r}: experts learn from images that have one label; set mixing: none"
+            faults.append((("mixing",), message))
         return faults
     if contrast == "none":
-        known = ", ".join(other for other in CONTRASTS.names() if other != "none")
+        queued = getattr(objective, "queued", False)
+        known = ", ".join(n for n in CONTRASTS.names() if getattr(CONTRASTS.get(n), "queued", None) == queued)
         faults.append((("contrast",), f"'none': {name} needs a contrastive loss; known: {known}"))
     if stage.mixing.name != "none":
         message = f"{stage.mixing.name!r}: {name} compares images that have one label; set mixing: none"
@@ -177,7 +182,7 @@ def _objective(stage: Stage, model: Component | None) -> list[Fault]:
     if stage.second_sampler is None:
         usual = "reversed, as BBN does" if name == "bilateral" else "class_balanced"
         faults.append((("second_sampler",), f"'none': {name} reads a second order; name one, usually {usual}"))
-    if part != "train" and any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in stage.augment):
+    if part != "train" and any(getattr(AUGMENT.get(op.name), "needs_maps", False) for _, op in stage.operations):
         message = f"{part!r}: activation maps are made for the training images alone; set meta: train, or leave cam out"
         faults.append((("objective", "meta"), message))
     if getattr(OBJECTIVES.get(name), "draws_follow", False) and stage.sampler.name != "instance":

@@ -76,8 +76,14 @@ _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _no_duplic
 
 
 def parse(text: str) -> Any:
-    """YAML text as plain Python values."""
-    return yaml.load(text, _Loader)
+    """YAML text as plain Python values; what an anchor stands for is a value of its own wherever it is used."""
+    return _unshared(yaml.load(text, _Loader))
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(entry) for key, entry in value.items()}
+    return [_unshared(entry) for entry in value] if isinstance(value, list) else value
 
 
 def read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -101,6 +101,12 @@ class Stage:
     reset: tuple[str, ...] = ()
     teacher: str | None = None
 
+    @property
+    def operations(self) -> list[tuple[str, Component]]:
+        """(where it stands, augmentation) of all views."""
+        lists = [("augment", self.augment), *((f"views.{n}", view) for n, view in enumerate(self.views))]
+        return [(where, op) for where, view in lists for op in view]
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -74,7 +74,12 @@ def build_objective(
     if mixing is None:
         component = OBJECTIVES.get(stage.objective.name)
         accepted = inspect.signature(component).parameters
-        supplied = {"class_counts": data.class_counts, "views": 1 + len(stage.views), "batch": stage.batch, "seed": seed}
+        supplied = {
+            "class_counts": data.class_counts,
+            "views": 1 + len(stage.views),
+            "batch": stage.batch,
+            "seed": seed,
+        }
         supplied = {key: value for key, value in supplied.items() if key in accepted}
         if "contrast" in accepted:
             supplied["contrast"] = build_contrast(stage, data.class_counts)
@@ -158,8 +163,7 @@ def view_seed(seed: int, number: int) -> int:
 
 def needs_maps(stage: Stage) -> bool:
     """Whether an augmentation of the stage looks at class activation maps."""
-    everything = (op for view in (stage.augment, *stage.views) for op in view)
-    return any(getattr(AUGMENT.get(op.name), "needs_maps", False) for op in everything)
+    return any(getattr(AUGMENT.get(op.name), "needs_maps", False) for _, op in stage.operations)
 
 
 def has_size(images: ImageSet, size: int) -> bool:

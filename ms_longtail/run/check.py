@@ -21,6 +21,7 @@ from ..recipe.across import is_path, second_part
 from ..registry import nearest
 from ..training.checkpoints import read
 from .build import (
+    build_augment,
     build_contrast,
     build_loss,
     build_mixing,
@@ -28,7 +29,6 @@ from .build import (
     build_objective,
     build_order,
     build_second_order,
-    build_views,
     needs_maps,
 )
 from .dataset import Data
@@ -60,7 +60,7 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
             "contrast": lambda stage=stage: build_contrast(stage, data.class_counts),
             "loss": lambda stage=stage: build_loss(stage, data.class_counts, seed),
             "augment": lambda stage=stage: (
-                build_views(stage, recipe, train, seed=seed) and _can_map(stage, recipe.data.size, model)
+                build_augment(stage.augment, recipe, train, seed=seed) and _can_map(stage, recipe.data.size, model)
             ),
             "mixing": lambda stage=stage: _can_mix(build_mixing(stage, data.class_counts, seed), model),
             "sampler": orders,
@@ -70,11 +70,15 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
             "objective": lambda stage=stage: _can_be(stage, recipe, data, model),
             "start": lambda number=number: _can_start(recipe, number, data, model, resuming),
         }
+        said = {key: getattr(stage, key) for key in trials}
+        for place, view in enumerate(stage.views):
+            trials[f"views.{place}"] = lambda view=view: build_augment(view, recipe, train, seed=seed)
+            said[f"views.{place}"] = view
         for key, trial in trials.items():
             try:
                 trial()
             except (ValueError, UserError) as error:
-                faults.append(f"stages.{number}.{key} = {_text(getattr(stage, key))}: {error}")
+                faults.append(f"stages.{number}.{key} = {_text(said[key])}: {error}")
     if faults:
         raise RecipeError(faults)
 
@@ -99,8 +103,9 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
     network = model()
     try:
         parameters_in(network, stage.freeze)
+        build_contrast(stage, data.class_counts)
     except ValueError:
-        return  # said of `freeze` already
+        return  # said of `freeze` or `contrast` already
     names = [p.name for p in network.trainable_params()]
     try:
         freeze(network, stage.freeze, names, stage.frozen_norm)

@@ -95,6 +95,4 @@ def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: Stage
 def _beside(objective: nn.Cell) -> dict:
     """What an objective trains or remembers beside the network and the loss: projections, queues, rates."""
     known = {p.name for part in (objective.model, objective.loss) for p in part.get_parameters()}
-    return {
-        p.name: p for p in objective.get_parameters() if p.name not in known and not p.name.startswith("teacher.")
-    }
+    return {p.name: p for p in objective.get_parameters() if p.name not in known and not p.name.startswith("teacher.")}

@@ -174,8 +174,10 @@ def _classifier(method: str, tau: float | None, training, outputs: Outputs, sett
 
 
 def linear_parts(head: nn.Cell) -> tuple[np.ndarray, np.ndarray]:
-    """W (C, D) and b (C,) of the linear classifier that a head is, its learnt scales multiplied in."""
+    """W (C, D) and b (C,) of the linear classifier that a head is, its learnt scales multiplied in; experts' mean is one too."""
     weight, bias = head.weight.asnumpy().astype(np.float64), head.bias.asnumpy().astype(np.float64)
+    if (experts := getattr(head, "experts", 1)) > 1:
+        return weight / experts, bias.reshape(experts, -1).mean(axis=0)
     scale = head.calibration.scale.asnumpy().astype(np.float64) if hasattr(head, "calibration") else np.ones(len(bias))
     return weight * scale[:, None], bias * scale
 

@@ -133,7 +133,7 @@ def seen(rows: Rows, mixing: Mixing | None) -> list[np.ndarray]:
         image = mixed.round().clip(0, 255).astype(np.uint8)
     beside = "second" in rows and (mixing is None or mixing.layer is not None)
     both = [image, rows["second"]] if beside else [image]
-    both += [rows[name] for name in sorted(rows) if name.startswith("view")]
+    both += [rows[name] for name in rows if name.startswith("view")]
     return [part.transpose(0, 2, 3, 1) for part in both]
 
 

@@ -122,7 +122,7 @@ def _images_of(labels: np.ndarray, c: int, count: int, seed: int) -> np.ndarray:
 
 
 def _cam(plan: StagePlan):
-    return next(op for op in plan.stage.augment if getattr(AUGMENT.get(op.name), "needs_maps", False))
+    return next(op for _, op in plan.stage.operations if getattr(AUGMENT.get(op.name), "needs_maps", False))
 
 
 def _title(subject: Subject, plan: StagePlan | None, weights: Path, cam: Cam) -> str:
