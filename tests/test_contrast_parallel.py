@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import contrast_parallel_run
@@ -14,6 +15,12 @@ HERE = Path(__file__).parent
 BOUND = 1e-5
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+@cache
+def of_one(mode):
+    """What one worker finds, in this process, whose mode it is."""
+    return contrast_parallel_run.results()
 
 
 def of_two(folder, mode):
@@ -39,7 +46,7 @@ def deviation(found, expected):
 
 
 def test_two_workers_are_one(mode, tmp_path, record_property):
-    one, two = contrast_parallel_run.results(), of_two(tmp_path, mode)
+    one, two = of_one(mode), of_two(tmp_path, mode)
     assert one.keys() == two[0].keys() == two[1].keys()
     worst = {}
     for name, expected in one.items():
@@ -63,7 +70,7 @@ def test_two_workers_are_one(mode, tmp_path, record_property):
 @pytest.mark.parametrize("mode", ["pynative"], indirect=True)
 def test_the_one_worker_s_numbers_mean_something(mode):
     """Weights, projections, prototypes and keys move; the queue holds all three steps, the newest first."""
-    one = contrast_parallel_run.results()
+    one = of_one(mode)
     for name in contrast_parallel_run.LOSSES:
         slopes = [value for key, value in one.items() if key.startswith(f"loss: {name} ") and not key.endswith("value")]
         assert slopes
