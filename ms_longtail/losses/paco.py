@@ -20,7 +20,8 @@ class PaCo(Contrast):
 
     log P(c) = u_ic - log Z_i for a class, log P(j) = s_ij - log Z_i for an embedding, s_ij = q_i . k_j / T, and one softmax over
     both: Z_i = sum_c exp u_ic + gamma sum_{j != i} exp s_ij. Anchors are the batch's queries; they meet all queries and keys of the
-    batch and the queue. u = (z + log pi) / supt are the classifier's logits, shifted by the class frequencies.
+    batch and the queue, and no gradient reaches keys or queue. u = (z + log pi) / supt are the classifier's logits, shifted by the
+    class frequencies.
 
     Cui et al., "Parametric Contrastive Learning", ICCV 2021, section 3.2, eqs. 5 and 6 (https://arxiv.org/abs/2107.12028).
 
@@ -64,10 +65,10 @@ class PaCo(Contrast):
         self.alpha, self.beta, self.log_gamma, self.supt = alpha, beta, math.log(gamma), supt
 
     def construct(self, queries, keys, labels, queue, queue_labels, shifted):
-        queries, keys, labels = unit(queries), unit(keys), labels.astype(ms.int32)
+        queries, keys, labels = unit(queries), ops.stop_gradient(unit(keys)), labels.astype(ms.int32)
         others, key_others, other_labels, first = queries, keys, labels, 0
         if self.ranks > 1:
-            others, key_others = self.gather(queries), ops.stop_gradient(self.gather(keys))
+            others, key_others = self.gather(queries), self.gather(keys)
             other_labels = ops.stop_gradient(self.gather(labels.astype(ms.float32))).astype(ms.int32)
             first = self.rank * queries.shape[0]
         contrast = ops.cat((others, key_others, queue))  # (M, E)

@@ -21,11 +21,18 @@ class ActivationMaps(nn.Cell):
     def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
+        # A classifier whose parts have lengths of their own says how its logit is made of the features.
+        self.by_image = hasattr(getattr(model, "head", None), "of_classes")
 
     def construct(self, image, label, index):
         feature_map = self.model.feature_map(image)  # (B, D, h, w)
         batch, channels, height, width = feature_map.shape
-        weight = ops.gather(self.model.head.weight, label, 0).expand_dims(1)  # (B, 1, D)
-        maps = ops.matmul(weight, feature_map.reshape(batch, channels, height * width)).squeeze(1)  # (B, h w)
+        if self.by_image:
+            weight = self.model.head.of_classes(label, feature_map.mean(axis=(2, 3)))  # (B, D)
+        else:
+            weight = ops.gather(self.model.head.weight, label, 0)  # (B, D)
+        maps = ops.matmul(weight.expand_dims(1), feature_map.reshape(batch, channels, height * width)).squeeze(
+            1
+        )  # (B, h w)
         low, high = maps.min(axis=1, keepdims=True), maps.max(axis=1, keepdims=True)
         return ops.round(255.0 * (maps - low) / ops.maximum(high - low, 1e-12)), label, index

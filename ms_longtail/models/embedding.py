@@ -81,6 +81,6 @@ def build_projection(kind: Projection, inputs: int, hidden: int, outputs: int) -
 def follow(slow, fast, momentum: float):
     """slow = m slow + (1 - m) fast for two lists of parameters in the same order (He et al., MoCo, CVPR 2020, eq. 2)."""
     done = True
-    for old, new in zip(slow, fast, strict=True):
+    for old, new in zip(slow, fast):  # noqa: B905  (the graph parser knows no `strict`)
         done = ops.depend(done, ops.assign(old, momentum * old + (1.0 - momentum) * new))
     return done

@@ -45,6 +45,7 @@ class ExpertHeads(nn.Cell):
         super().__init__()
         self.experts, self.size, self.num_classes = experts, in_features // experts, num_classes
         self.weight = Parameter(Tensor(np.zeros((num_classes, in_features)), ms.float32))  # see `initialise`
+        self.weight.fan_in = self.size  # an expert sees its own features alone
         if bias:
             self.bias = Parameter(Tensor(np.zeros(experts * num_classes), ms.float32))
 
@@ -76,6 +77,13 @@ class ExpertCosines(ExpertHeads):
         features = features / ops.maximum(features.square().sum(axis=2, keepdims=True).sqrt(), 1e-12)
         weight = weight / ops.maximum(weight.square().sum(axis=2, keepdims=True).sqrt(), 1e-12)
         return self.scale * ops.matmul(features, weight.swapaxes(1, 2))
+
+    def of_classes(self, labels, features):
+        """Weights (B, E D) with which the logit of an image's class is the sum of its features, up to a factor: an expert's
+        weights and features count by their direction alone."""
+        features, weight = self.split(features), self.split(ops.gather(self.weight, labels, 0))  # (E, B, D)
+        lengths = (features.square().sum(axis=2, keepdims=True) * weight.square().sum(axis=2, keepdims=True)).sqrt()
+        return (weight / ops.maximum(lengths, 1e-12)).swapaxes(0, 1).reshape(labels.shape[0], -1)
 
 
 def narrowed(width: int, factor: float) -> int:

@@ -39,12 +39,12 @@ def initialise(cell: nn.Cell, seed: int) -> None:
 
     He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10: std = sqrt(2 / fan_in). The numbers depend on
     (seed, parameter name) alone: not on the order of construction, the device or the number of workers.
-    Normalisation parameters and running statistics keep their constants (1 and 0).
+    A parameter may say another `fan_in`. Normalisation parameters and running statistics keep their constants (1 and 0).
     """
     for name, parameter in cell.parameters_and_names():
         shape = parameter.shape
         if len(shape) >= 2:
-            fan_in = int(np.prod(shape[1:]))
+            fan_in = getattr(parameter, "fan_in", None) or int(np.prod(shape[1:]))
             draw = np.random.default_rng((seed, zlib.crc32(name.encode()))).standard_normal(shape)
             value = draw * np.sqrt(2.0 / fan_in)
         elif name.endswith("bias"):

@@ -29,7 +29,8 @@ class Contrastive(Classification):
         classifier, prototypes from its weights, three views.
       Hybrid-SC, Hybrid-PSC (Wang et al., CVPR 2021, eq. 2): contrast supcon or psc, decay parabolic, contrasted all.
       SupCon (Khosla et al., NeurIPS 2020): lambda 0; a second stage trains the classifier with the backbone at rest.
-    Projection and prototypes belong to the training: checkpoints hold them, the network that is tested does without.
+    Projection and prototypes belong to the training: checkpoints hold them, the network that is tested does without. Embeddings
+    are compared over all workers, but within a micro-batch: with `accumulate` above 1 the contrastive part is another.
 
     Args:
         model: a classifier.

@@ -40,7 +40,8 @@ class MomentumContrast(Classification):
     what is tested.
 
     Queue and copy begin with the stage, unless the one before had the same: the copy equal to the network, the queue empty (its
-    empty places count nowhere). The copy has running statistics of its own. All of it is in the checkpoint.
+    empty places count nowhere). The copy has running statistics of its own and always works with the
+    batch's. All of it is in the checkpoint.
 
     Args:
         model: a classifier.

@@ -79,15 +79,18 @@ def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: Stage
     """Carry over what goes on: the count of skipped steps, the optimizer's state under one schedule for the whole run, and
     what a loss or an objective remembers where the same one goes on with the same network."""
     assign(after.skipped, before.skipped.asnumpy())
+    same = stage.stage.objective == last.stage.objective and stage.stage.contrast == last.stage.contrast
     if stage.stage.schedule.settings["span"] == "run":
-        state = optimizer_state(before)
+        # What another objective trains beside the network begins anew, under whatever name.
+        anew = () if same else tuple(f".{name}" for name in _beside(before.objective))
+        state = {name: value for name, value in optimizer_state(before).items() if not name.endswith(anew)}
         load_into(after.optimizer, state, Path("the optimizer of the stage before"), only=set(state))
     if stage.stage.start != "last" or stage.stage.reset:
         return
     if stage.stage.loss == last.stage.loss:
         memory = {p.name: p for p in before.objective.loss.get_parameters()}
         load_into(after.objective.loss, memory, Path("the loss of the stage before"))
-    if stage.stage.objective == last.stage.objective and stage.stage.contrast == last.stage.contrast:
+    if same:
         own = _beside(before.objective)
         load_into(after.objective, own, Path("the objective of the stage before"), only=set(own))
 

@@ -126,7 +126,7 @@ class TrainStep(nn.Cell):
             loss, finite = self._update(self.accumulated, self.numerator, self.denominator, self.observed)
             done = F.depend(loss, finite)
             cleared = self.hyper_map(F.partial(_zero), F.depend(self.accumulated, done))
-            cleared = F.depend(cleared, F.assign(self.observed, F.depend(0.0 * self.observed, done)))
+            cleared = F.depend(cleared, F.assign(self.observed, F.depend(ops.zeros_like(self.observed), done)))
             cleared = F.depend(cleared, F.assign(self.numerator, F.depend(0.0 * self.loss_scale, done)))
             loss = F.depend(loss, F.depend(cleared, F.assign(self.denominator, F.depend(0.0 * self.loss_scale, done))))
         return loss, finite
