@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: images a second of each operation and of whole lists, on one thread.
+"""Augmentation of whole batches: images a second of each operation and of whole lists, on one thread; three views a data set.
 
 python benchmarks/augment.py [--rounds 7]
 
@@ -29,6 +29,7 @@ from ms_longtail.augment import (
     SimAugment,
 )
 from ms_longtail.augment.operations import BICUBIC, GEOMETRY, LEVELS
+from ms_longtail.data import DrawSource, ImageSet, View, training_pipeline
 
 BATCHES = {32: 128, 224: 32}
 AMOUNTS = {
@@ -116,6 +117,24 @@ def lists(side: int) -> dict[str, list]:
     }  # fmt: skip
 
 
+def pipeline(workers: int, count: int = 6400) -> float:
+    """Images a second through the data set in BCL's three views of 32 pixels, from the second batch on."""
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 10, count).astype(np.int32), tuple("0123456789"), images=photographs(count, 32))
+
+    def sim(seed: int) -> View:
+        window = RandomResizedCrop(size=32, scale_min=0.2, seed=seed)
+        return View(image=(window,), batch=(Flip(seed=seed), SimAugment(blur=0.0, seed=seed)))
+
+    source = DrawSource(images, lambda epoch: np.arange(count), count, views=[sim(1), sim(2)])
+    ops = [Crop(), Flip(), AutoAugment(), Cutout()]
+    dataset = training_pipeline(source, batch=256, batch_ops=ops, workers=workers)
+    seen, began = 0, None
+    for image, *_ in dataset.project(["image", "view2", "view3"]).create_tuple_iterator(num_epochs=1, do_copy=False):
+        began, seen = (time.perf_counter(), 0) if began is None else (began, seen + len(image))
+    return seen / (time.perf_counter() - began)
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "benchmarks/results/augment.json")
     parser.add_argument("--rounds", type=int, default=7)
@@ -129,7 +148,11 @@ def main() -> None:
         for name in (*LEVELS, *GEOMETRY):
             rows.append({"what": f"elementary: {name}, {side} px", **rate(elementary(name), images, options.rounds)})
         rows.append({"what": f"elementary: rotate, bicubic, {side} px", **rate(bicubic, images, options.rounds)})
-    report("Augmentation on one thread", rows, options.json)
+    for workers in (1, 2):
+        rates = [pipeline(workers) for _ in range(3)]
+        row = {"images/s": round(statistics.median(rates)), "least": round(min(rates)), "most": round(max(rates))}
+        rows.append({"what": f"pipeline: three views of BCL, 32 px, {workers} worker{'s' * (workers > 1)}", **row})
+    report("Augmentation; on one thread but for the pipeline", rows, options.json)
 
 
 if __name__ == "__main__":

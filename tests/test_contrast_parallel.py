@@ -23,11 +23,11 @@ def of_one(mode):
     return contrast_parallel_run.results()
 
 
-def of_two(folder, mode):
-    """What each of two workers found."""
+def of_several(folder, mode, workers=2):
+    """What each of the workers found."""
     file = folder / "found"
-    command = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-    command += ["--join=True", f"--master_port={free_port()}", f"--log_dir={folder}"]
+    command = [sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={workers}"]
+    command += [f"--local_worker_num={workers}", "--join=True", f"--master_port={free_port()}", f"--log_dir={folder}"]
     command += [HERE / "contrast_parallel_run.py", file, mode]
     bin_folder = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
@@ -36,7 +36,7 @@ def of_two(folder, mode):
     )
     logs = "".join(path.read_text()[-3000:] for path in folder.glob("worker_*.log"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + logs
-    return [dict(np.load(f"{file}-{rank}.npz")) for rank in range(2)]
+    return [dict(np.load(f"{file}-{rank}.npz")) for rank in range(workers)]
 
 
 def deviation(found, expected):
@@ -46,7 +46,7 @@ def deviation(found, expected):
 
 
 def test_two_workers_are_one(mode, tmp_path, record_property):
-    one, two = of_one(mode), of_two(tmp_path, mode)
+    one, two = of_one(mode), of_several(tmp_path, mode)
     assert one.keys() == two[0].keys() == two[1].keys()
     worst = {}
     for name, expected in one.items():
@@ -65,6 +65,18 @@ def test_two_workers_are_one(mode, tmp_path, record_property):
         record_property(name, f"{value:.1e}")
     print("\n" + "\n".join(f"{mode} {name}: {value:.1e}" for name, value in worst.items()))
     assert max(worst.values()) < BOUND, {name: v for name, v in worst.items() if v >= BOUND}
+
+
+@pytest.mark.parametrize("mode", ["graph"], indirect=True)
+def test_three_workers_are_one(mode, tmp_path):
+    """The one in the middle has others before and behind it."""
+    one, three = of_one(mode), of_several(tmp_path, mode, 3)
+    for name, found in three[0].items():
+        what = name.split(" ")[-1]
+        if what not in ("value", "prototypes"):
+            axis = 1 if what == "embeddings" else 0
+            found = np.stack([part[name] for part in three], axis=axis + 1).reshape(one[name].shape)
+        assert deviation(found, one[name]) < BOUND, name
 
 
 @pytest.mark.parametrize("mode", ["pynative"], indirect=True)

@@ -330,7 +330,7 @@ def tensors(columns):
 
 ADJUSTED = {"alpha": 0.05, "beta": 2.0, "gamma": 0.5, "supt": 0.7}
 SETTINGS = {
-    "balanced": (BalancedSoftmax(class_counts=COUNTS), {}, np.log(COUNTS)),
+    "balanced": (BalancedSoftmax(class_counts=COUNTS), {}, np.log(COUNTS / COUNTS.sum())),
     "adjusted": (LogitAdjustment(class_counts=COUNTS, tau=0.7), ADJUSTED, 0.7 * np.log(COUNTS / COUNTS.sum())),
     "plain": (CrossEntropy(), {"alpha": 1.0}, np.zeros(CLASSES)),
 }
@@ -597,3 +597,21 @@ def test_what_momentum_contrast_refuses():
         settings = {"loss": CrossEntropy(), "contrast": PaCo(), "views": 2, "batch": 4, "queue_size": 4} | bad
         with pytest.raises(ValueError, match=fault):
             MomentumContrast(Tiny(1), settings.pop("loss"), twin=Tiny(2), **settings)
+
+
+def test_a_second_order_is_what_the_classifier_learns_on(mode):
+    """Numerator: lambda times the loss on the second images with their labels, plus the contrast of the views, which the second
+    images have no part in."""
+    settings = {"contrasted": "all", "projection": "mlp", "hidden_size": HIDDEN, "embedding_size": SIZE, "seed": 4}
+    model = Tiny(3)
+    made = {"contrast": SupCon(temperature=0.2), "views": 2}
+    alone = Contrastive(model, CrossEntropy(), **made, loss_weight=0.0, **settings).set_train()
+    both = Contrastive(model, CrossEntropy(), **made, second=True, loss_weight=2.0, **settings).set_train()
+    assert both.columns == ("image", "label", "progress", "view2", "second", "second_label")
+    other, labels = np.random.default_rng(9).normal(size=VIEWS[0].shape), (Y + 1) % CLASSES
+    views = f32(VIEWS[0]), i32(Y), f32([0.0]), f32(VIEWS[1])
+    contrast, count, _ = alone(*views)
+    numerator, denominator, _ = both(*views, f32(other), i32(labels))
+    plain = cross_entropy(model(f32(other)).asnumpy().astype(np.float64), labels).sum()
+    assert float(denominator) == float(count) == len(Y)
+    assert float(numerator) == pytest.approx(float(contrast) + 2.0 * plain, rel=1e-5)

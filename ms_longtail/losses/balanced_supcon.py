@@ -37,7 +37,7 @@ class BalancedSupCon(Contrast):
         anchor_mean: "anchor" or "class", see `Contrast`.
 
     Shapes: embeddings (V, B, E), labels (B,), prototypes (C, E) -> scalar. Memory: a few matrices of
-    (V B) x (V B x workers + C).
+    (V B) x (M + C), M = V B x workers; with `anchor_mean: class`, or without prototypes, also of M x M.
 
     Raises:
         ValueError: a setting outside its bounds, L3 without prototypes, L2 or L3 without averaging, fewer than two views,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import mindspore as ms
 import numpy as np
-from mindspore import communication, nn, ops
+from mindspore import Tensor, communication, nn, ops
 
 from ..registry import CONTRASTS
 
@@ -29,8 +29,11 @@ class Contrast(nn.Cell):
     Shapes: embeddings (V, B, E) of V views of B images, labels (B,) integers, prototypes (C, E) or None -> float32 scalar: this
     worker's part of the mean over the anchors of all workers, so that their sum is the mean. One worker has all of it.
 
+    Labels outside 0 .. C-1 are not looked for: see `Loss`.
+
     Raises:
-        ValueError: a temperature that is not above 0, too few views, prototypes missing or of another number of classes.
+        ValueError: a temperature that is not above 0, too few views, other shapes, prototypes missing or of another number of
+            classes.
 
     Attributes:
         min_views: views that the loss needs. needs_prototypes: whether it needs prototypes. queued: whether it is called with
@@ -43,6 +46,8 @@ class Contrast(nn.Cell):
 
     def __init__(self, *, class_counts=None, temperature: float = 0.1, anchor_mean: str = "anchor"):
         super().__init__()
+        if class_counts is not None and np.ndim(class_counts) != 1:
+            raise ValueError(f"class_counts must be a list of numbers, got shape {np.shape(class_counts)}")
         self.num_classes = 0 if class_counts is None else len(class_counts)
         self.inverse_temperature, self.by_class = 1.0 / float(temperature), anchor_mean == "class"
         try:
@@ -50,6 +55,9 @@ class Contrast(nn.Cell):
         except RuntimeError:  # no data-parallel start-up
             self.rank, self.ranks = 0, 1
         self.all_reduce = ops.AllReduce() if self.ranks > 1 else nn.Identity()
+        self.own = Tensor(
+            (np.arange(self.ranks) == self.rank).reshape(-1, 1, 1), ms.float32
+        )  # 1 at this worker's place
 
     # ---- what a subclass says
 
@@ -59,6 +67,7 @@ class Contrast(nn.Cell):
     # ---- what is called
 
     def construct(self, embeddings, labels, prototypes=None):
+        check_embeddings(embeddings, labels)
         views, batch, size = embeddings.shape
         if views < self.min_views:
             raise ValueError(f"this loss compares {self.min_views} or more views of an image, got {views}")
@@ -72,24 +81,21 @@ class Contrast(nn.Cell):
         labels = ops.tile(labels.astype(ms.int32), (views,))  # (N,)
         others, other_labels, first = anchors, labels, 0
         if self.ranks > 1:
-            others = self.gather(anchors)  # (M, E), M = N times workers
-            other_labels = ops.stop_gradient(self.gather(labels.astype(ms.float32))).astype(ms.int32)
+            others, other_labels = self.gather(anchors, labels)  # (M, E), (M,), M = N times workers
             first = self.rank * views * batch  # where the worker's own begin
         losses = self.elements(anchors, labels, others, other_labels, first, prototypes)
         return (losses * self.shares(labels, other_labels)).sum()
 
-    def gather(self, rows):
-        """The rows of all workers, one after another, with the gradient that all of them send back.
+    def gather(self, rows, labels):
+        """Rows (n, E) and labels (n,) of all workers, one worker after another, with the gradient that all of them send back.
 
         Everyone adds up tensors in which only their own rows are not 0. The gradient of a sum over workers is again one, on
-        every device; that of an all-gather has no operator on the CPU.
+        every device; that of an all-gather has no operator on the CPU. One message, and the same graph for every worker.
         """
-        before, behind = self.rank * rows.shape[0], (self.ranks - 1 - self.rank) * rows.shape[0]
-        if before:
-            rows = ops.cat((ops.zeros((before, *rows.shape[1:]), rows.dtype), rows))
-        if behind:
-            rows = ops.cat((rows, ops.zeros((behind, *rows.shape[1:]), rows.dtype)))
-        return self.all_reduce(rows)
+        rows = ops.cat((rows, labels.astype(ms.float32).expand_dims(1)), axis=1)  # (n, E + 1)
+        everyone = (self.own * rows.expand_dims(0)).reshape(self.ranks * rows.shape[0], rows.shape[1])
+        everyone = self.all_reduce(everyone)
+        return everyone[:, :-1], ops.stop_gradient(everyone[:, -1]).astype(ms.int32)
 
     def shares(self, labels, other_labels):
         """What every anchor counts in the mean over all, (N,)."""
@@ -99,6 +105,14 @@ class Contrast(nn.Cell):
         of_all = equal(other_labels, other_labels).sum(axis=1)  # anchors of the same class, (M,)
         classes = (1.0 / of_all).sum()  # that occur
         return 1.0 / (equal(labels, other_labels).sum(axis=1) * classes)
+
+
+def check_embeddings(embeddings, labels) -> None:
+    """Shapes and types, which are known when a graph is compiled; values are not looked at."""
+    if embeddings.ndim != 3:
+        raise ValueError(f"embeddings must be (V, B, E): V views of B images, got {embeddings.shape}")
+    if labels.shape != embeddings.shape[1:2] or labels.dtype in (ms.float16, ms.bfloat16, ms.float32, ms.float64):
+        raise ValueError(f"labels must be integers {embeddings.shape[1:2]}, got {labels.dtype} {labels.shape}")
 
 
 def unit(rows):
@@ -119,7 +133,8 @@ def itself(count: int, total: int, first: int):
 
 
 def log_sum(x, *more):
-    """log sum_j exp(x_ij) over the columns of several matrices, (N,): the largest is taken off first."""
+    """log sum_j exp(x_ij) over the columns of several matrices, (N,): the largest is taken off first. As in `softmax`, log1p
+    since the sum is at least 1, and the CPU's log changes its last digit with the address of its input."""
     x = ops.cat((x, *more), axis=1) if more else x
     top = ops.stop_gradient(x.max(axis=1, keepdims=True))
     return ops.log1p(ops.exp(x - top).sum(axis=1) - 1.0) + top.squeeze(1)
@@ -128,13 +143,3 @@ def log_sum(x, *more):
 @CONTRASTS.register("none")
 def none() -> None:
     """No contrastive loss."""
-
-
-def classes_of(class_counts) -> np.ndarray | None:
-    """Class counts as given, every one at least 1; a contrastive loss knows from them how many classes there are."""
-    if class_counts is None:
-        return None
-    counts = np.asarray(class_counts)
-    if counts.ndim != 1 or len(counts) < 2 or not (counts >= 1).all():
-        raise ValueError("class_counts must be a list of at least 2 numbers, each at least 1")
-    return counts

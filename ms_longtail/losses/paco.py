@@ -11,7 +11,7 @@ from mindspore import ops
 
 from ..bounds import checked
 from ..registry import CONTRASTS
-from .contrast import OUT, Contrast, equal, itself, log_sum, unit
+from .contrast import OUT, Contrast, check_embeddings, equal, itself, log_sum, unit
 
 
 @CONTRASTS.register("paco")
@@ -26,7 +26,7 @@ class PaCo(Contrast):
     Cui et al., "Parametric Contrastive Learning", ICCV 2021, section 3.2, eqs. 5 and 6 (https://arxiv.org/abs/2107.12028).
 
     Args:
-        class_counts: not needed.
+        class_counts: not needed; with them the number of logits is checked.
         temperature: T, default .05 (the paper's for CIFAR; .2 for ImageNet-LT).
         alpha, beta, gamma: .01 (the paper's for CIFAR; .05 for ImageNet-LT), 1 and 1.
         supt: temperature of the classifier's logits, 1.
@@ -35,7 +35,7 @@ class PaCo(Contrast):
     u (B, C) -> scalar, this worker's part of the mean over the anchors of all workers.
 
     Raises:
-        ValueError: a setting outside its bounds.
+        ValueError: a setting outside its bounds, other shapes, a queue that is smaller than a batch.
 
     Example:
         >>> import numpy as np
@@ -47,7 +47,6 @@ class PaCo(Contrast):
         1.0514
     """
 
-    min_views = 2
     queued = True
 
     @checked
@@ -65,11 +64,19 @@ class PaCo(Contrast):
         self.alpha, self.beta, self.log_gamma, self.supt = alpha, beta, math.log(gamma), supt
 
     def construct(self, queries, keys, labels, queue, queue_labels, shifted):
+        check_embeddings(queries.expand_dims(0), labels)
+        check_embeddings(keys.expand_dims(0), labels)
+        if self.num_classes and shifted.shape[1] != self.num_classes:
+            raise ValueError(f"u has {shifted.shape[1]} classes, class_counts {self.num_classes}")
+        if queue.shape[0] < self.ranks * queries.shape[0]:
+            raise ValueError(
+                f"the queue has {queue.shape[0]} places, fewer than a batch of {self.ranks * queries.shape[0]}"
+            )
         queries, keys, labels = unit(queries), ops.stop_gradient(unit(keys)), labels.astype(ms.int32)
         others, key_others, other_labels, first = queries, keys, labels, 0
         if self.ranks > 1:
-            others, key_others = self.gather(queries), self.gather(keys)
-            other_labels = ops.stop_gradient(self.gather(labels.astype(ms.float32))).astype(ms.int32)
+            both, other_labels = self.gather(ops.cat((queries, keys), axis=1), labels)
+            others, key_others = both[:, : queries.shape[1]], ops.stop_gradient(both[:, queries.shape[1] :])
             first = self.rank * queries.shape[0]
         contrast = ops.cat((others, key_others, queue))  # (M, E)
         contrast_labels = ops.cat((other_labels, other_labels, queue_labels.astype(ms.int32)))  # (M,)

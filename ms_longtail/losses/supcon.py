@@ -20,11 +20,11 @@ class SupCon(Contrast):
     other views of the same class, of the same image or another. An anchor that has none counts 0.
 
     Args:
-        class_counts: not needed.
         temperature: T, default .1 (the paper's).
         anchor_mean: "anchor" (the paper's) or "class", see `Contrast`.
 
-    Shapes: embeddings (V, B, E), labels (B,) -> scalar. Memory: a few matrices of (V B) x (V B x workers).
+    Shapes: embeddings (V, B, E), labels (B,) -> scalar. Memory: a few matrices of (V B) x M, M = V B x workers; with
+    `anchor_mean: class` also one of M x M.
 
     Raises:
         ValueError: a setting outside its bounds, fewer than two views.
@@ -41,11 +41,10 @@ class SupCon(Contrast):
     def __init__(
         self,
         *,
-        class_counts=None,
         temperature: Annotated[float, Gt(0)] = 0.1,
         anchor_mean: AnchorMean = "anchor",
     ):
-        super().__init__(class_counts=class_counts, temperature=temperature, anchor_mean=anchor_mean)
+        super().__init__(temperature=temperature, anchor_mean=anchor_mean)
 
     def elements(self, anchors, labels, others, other_labels, first, prototypes):
         own = itself(anchors.shape[0], others.shape[0], first)

@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from .layers import of_length_one
+
 
 class ExpertLayers(nn.Cell):
     """The late layers of every expert, side by side (RIDE: Wang et al., ICLR 2021, section 3).
@@ -73,10 +75,8 @@ class ExpertCosines(ExpertHeads):
         self.scale = scale
 
     def each(self, features):
-        features, weight = self.split(features), self.split(self.weight)  # (E, B, D), (E, C, D)
-        features = features / ops.maximum(features.square().sum(axis=2, keepdims=True).sqrt(), 1e-12)
-        weight = weight / ops.maximum(weight.square().sum(axis=2, keepdims=True).sqrt(), 1e-12)
-        return self.scale * ops.matmul(features, weight.swapaxes(1, 2))
+        features, weight = of_length_one(self.split(features)), of_length_one(self.split(self.weight))
+        return self.scale * ops.matmul(features, weight.swapaxes(1, 2))  # (E, B, D) and (E, D, C)
 
     def of_classes(self, labels, features):
         """Weights (B, E D) with which the logit of an image's class is the sum of its features, up to a factor: an expert's

@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from .experts import ExpertCosines, ExpertHeads
+from .layers import of_length_one
 
 
 class Linear(nn.Dense):
@@ -43,9 +44,7 @@ class Cosine(nn.Cell):
         self.scale = scale
 
     def construct(self, features):
-        features = features / ops.maximum(features.square().sum(axis=1, keepdims=True).sqrt(), 1e-12)  # (B, D)
-        weight = self.weight / ops.maximum(self.weight.square().sum(axis=1, keepdims=True).sqrt(), 1e-12)  # (C, D)
-        return self.scale * ops.matmul(features, weight.T)  # (B, C)
+        return self.scale * ops.matmul(of_length_one(features), of_length_one(self.weight).T)  # (B, C)
 
 
 class Calibration(nn.Cell):

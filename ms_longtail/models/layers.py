@@ -34,6 +34,11 @@ def blended(x, partner, blend):
     return share * own + (1 - share) * ops.gather(x, partner, 0)
 
 
+def of_length_one(rows):
+    """Rows (..., D) of length 1; a row of length 0 stays 0, and so does its gradient (the root alone would make it NaN)."""
+    return rows / ops.maximum(rows.square().sum(axis=-1, keepdims=True), 1e-24).sqrt()
+
+
 def initialise(cell: nn.Cell, seed: int) -> None:
     """Kaiming normal (fan in, gain sqrt 2) for every weight of two or more axes, zero for biases of linear layers.
 

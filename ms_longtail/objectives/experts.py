@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge, Gt
-from mindspore import nn, ops
+from mindspore import communication, nn, ops
 
 from ..bounds import checked
 from ..losses import sums
@@ -28,9 +28,10 @@ class Experts(Classification):
 
     RIDE: Wang et al., "Long-tailed Recognition by Routing Diverse Distribution-Aware Experts", ICLR 2021, section 3, eqs. 1 and 2
     (https://arxiv.org/abs/2010.01809). z_e are the experts' logits, their mean is what is tested. L is LDAM there, with deferred
-    re-weighting as a second stage with class weights, and the diversity term .2 times; with class weights all of an image's
-    terms are weighted. The teacher, where the stage names one, is a network with more experts. The paper's routing, which spares
-    experts for images that one of them is sure of, saves time at test and is not built.
+    re-weighting as a second stage with class weights, and the diversity term .2 times. Class weights are L's alone: the KLs are
+    plain means over the images, as in the authors' code. The teacher, where the stage names one, is a network with more experts;
+    each expert learns from its answer (in the authors' code it is the experts' mean that does). Two things of the paper are not
+    built: routing, which spares experts at test, and a temperature of the diversity term that varies by class after re-weighting.
 
     Args:
         model: a classifier with several experts (`model.experts`).
@@ -38,7 +39,7 @@ class Experts(Classification):
         teacher: a trained network with the same scale, for the distillation.
         diversity: factor of the KL to the mean, .2 (the paper's; .1 for a teacher of six experts).
         temperature: of that KL, 1.
-        distill_weight, distill_temperature: 1 and 1.5 (the authors' code).
+        distill_weight, distill_temperature: 1 and 1.5 (the authors' configuration for CIFAR-100).
 
     Shapes: image (B, 3, H, W), label (B,).
 
@@ -61,6 +62,11 @@ class Experts(Classification):
         distill_temperature: Annotated[float, Gt(0)] = 1.5,
     ):
         super().__init__(model, loss, teacher)
+        try:
+            self.ranks = communication.get_group_size()
+        except RuntimeError:  # no data-parallel start-up
+            self.ranks = 1
+        self.all_reduce = ops.AllReduce() if self.ranks > 1 else nn.Identity()
         self.experts = getattr(model, "experts", 1)
         if self.experts < 2:
             raise ValueError("experts trains a network of several; set model.experts: 3, say")
@@ -78,15 +84,18 @@ class Experts(Classification):
         if self.teacher is not None:
             taught = self.teacher(image)
         size = features.shape[1] // self.experts
-        numerator, denominator = 0.0, 0.0
+        numerator, denominator, beside = 0.0, 0.0, 0.0
         for e in range(self.experts):
             own = features[:, e * size : (e + 1) * size]
             loss, weight = self.loss.elements(each[e], label, own, taught, draw)
             if self.diversity:
-                loss = loss - self.diversity * divergence(self.scale * mean, self.scale * each[e], self.temperature)
+                apart = divergence(self.scale * mean, self.scale * each[e], self.temperature)
+                beside = beside - self.diversity * apart.mean()
             if taught is not None and self.distill_weight:
                 towards = divergence(self.scale * taught, self.scale * each[e], self.distill_temperature)
-                loss = loss + self.distill_weight * towards
+                beside = beside + self.distill_weight * towards.mean()
             n, denominator = sums(loss, weight, self.loss.denominator)
             numerator = numerator + n
+        # What is a mean already is multiplied by the denominator of all workers, by which the step will divide.
+        numerator = numerator + beside / self.ranks * self.all_reduce(ops.stop_gradient(denominator))
         return numerator, denominator, self.loss.observe(mean, label)

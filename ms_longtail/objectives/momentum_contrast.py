@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from ..bounds import checked
 from ..losses import BalancedSoftmax, CrossEntropy, LogitAdjustment
 from ..models.embedding import Embedding, Projection, follow
+from ..models.layers import of_length_one
 from ..parameters import assign
 from ..registry import OBJECTIVES
 from .classification import Classification
@@ -25,8 +26,7 @@ class KeyEncoder(nn.Cell):
         self.network, self.embedding = network, embedding
 
     def construct(self, images):
-        x = self.embedding(self.network.features(images)).astype(ms.float32)
-        return ops.stop_gradient(x / ops.maximum(x.square().sum(axis=1, keepdims=True), 1e-24).sqrt())
+        return ops.stop_gradient(of_length_one(self.embedding(self.network.features(images)).astype(ms.float32)))
 
 
 @OBJECTIVES.register("momentum_contrast")
@@ -45,7 +45,7 @@ class MomentumContrast(Classification):
 
     Args:
         model: a classifier.
-        loss: how the logits are shifted: balanced_softmax (the paper's), logit_adjustment, or ce for no shift.
+        loss: how the logits are shifted: by log pi (balanced_softmax, the paper's), tau log pi (logit_adjustment), or not (ce).
         teacher: none.
         contrast: `losses.PaCo`.
         views: 2.
@@ -112,6 +112,9 @@ class MomentumContrast(Classification):
         self.queue = _state("queue", np.zeros((queue_size, self.size)))
         self.queue_labels = _state("queue_labels", -np.ones(queue_size))
         self.shift = 0.0 if isinstance(loss, CrossEntropy) else loss.shift
+        if isinstance(loss, BalancedSoftmax):
+            # log n there, where a constant falls out of the softmax; beside similarities it must be log pi.
+            self.shift = Tensor(np.log(loss.counts / loss.counts.sum()), ms.float32)
         self.copy_weights(model)
         self.stateful, self.observed_shape = True, (batch, self.size + 1)
         self.fixed |= {p.name for p in (*self.slow, self.queue, self.queue_labels)}

@@ -171,7 +171,8 @@ def _objective(stage: Stage, model: Component | None) -> list[Fault]:
     faults: list[Fault] = []
     name, part = stage.objective.name, second_part(stage.objective)
     if part is None:
-        if stage.second_sampler is not None and stage.mixing.name == "none":
+        reads_second = getattr(OBJECTIVES.get(name), "takes_second", False)
+        if stage.second_sampler is not None and stage.mixing.name == "none" and not reads_second:
             message = (
                 f"{stage.second_sampler.name!r}: nothing is mixed with its images; set mixing, or second_sampler: none"
             )

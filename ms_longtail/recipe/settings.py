@@ -30,7 +30,7 @@ from .schema import STRICT, Data
 
 # What an objective may ask for beside its settings: see `run.build.build_objective`.
 OBJECTIVE_SUPPLIED = frozenset(
-    {"model", "loss", "teacher", "class_counts", "contrast", "views", "twin", "batch", "seed"}
+    {"model", "loss", "teacher", "class_counts", "contrast", "views", "second", "twin", "batch", "seed"}
 )
 # Parameters that the builder supplies from elsewhere in the recipe, so that a recipe cannot set them twice.
 SUPPLIED: dict[str, tuple[Registry, frozenset[str]]] = {

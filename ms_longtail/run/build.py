@@ -77,6 +77,7 @@ def build_objective(
         supplied = {
             "class_counts": data.class_counts,
             "views": 1 + len(stage.views),
+            "second": stage.second_sampler is not None,
             "batch": stage.batch,
             "seed": seed,
         }

@@ -100,6 +100,12 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
         raise ValueError(
             f"one step of the classifier needs its whole batch at once; set accumulate: 1, not {recipe.accumulate}"
         )
+    if stage.contrast.name != "none" and recipe.accumulate > 1:
+        log.warning(
+            "accumulate %d: %s compares the images of a micro-batch, not of the whole step",
+            recipe.accumulate,
+            stage.contrast.name,
+        )
     network = model()
     try:
         parameters_in(network, stage.freeze)

@@ -53,7 +53,7 @@ def stage_dataset(
         partners = Partners(mixing, source, stage.stage.batch, second)
     elif stage.second_order is not None:
         images = data.splits.parts()[stage.second_part]
-        second, second_ops = _source(stage.second_order, second_seed(recipe.seed), images, *place)
+        second, second_ops = _source(stage.second_order, second_seed(recipe.seed), images, *place, views=False)
         if images is train:
             second.faults = source.faults
         partners = Beside(second)
@@ -80,9 +80,19 @@ def stage_dataset(
 
 
 def _source(
-    order, seed: int, images: ImageSet, stage: StagePlan, recipe: Recipe, epoch: int, ranks: int, maps, board=None
+    order,
+    seed: int,
+    images: ImageSet,
+    stage: StagePlan,
+    recipe: Recipe,
+    epoch: int,
+    ranks: int,
+    maps,
+    *,
+    board=None,
+    views=True,
 ) -> tuple[DrawSource, list]:
-    """(images in an order, or drawn by the rates on the board; operations on their batches)."""
+    """(images in an order, or drawn by the rates on the board, in all views or the first; operations on their batches)."""
     first, *others = build_views(stage.stage, recipe, images, seed=seed, maps=maps)
     kind, follows = DrawSource, {}
     if board is not None:
@@ -97,7 +107,7 @@ def _source(
         seed=seed,
         whole_ops=first.whole,
         image_ops=first.image,
-        views=others,
+        views=others if views else (),
         on_error=recipe.data.on_error,
         max_error_share=recipe.data.max_error_share,
         **follows,
