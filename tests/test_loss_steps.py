@@ -188,7 +188,7 @@ def test_killed_and_resumed_in_the_middle_of_an_epoch(untouched, tmp_path, stage
 def test_a_memory_goes_on_with_the_same_loss_on_the_same_network(change, kept):
     def stage(**settings):
         plain = {"loss": Component("eqlv2", {}), "start": "last", "schedule": Component("constant", {"span": "stage"})}
-        plain["reset"] = ()
+        plain |= {"reset": (), "objective": Component("classification", {}), "contrast": Component("none", {})}
         return SimpleNamespace(stage=SimpleNamespace(**(plain | settings)))
 
     steps = []

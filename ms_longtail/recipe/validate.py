@@ -81,7 +81,8 @@ def component(kind: str, value: Any, path: str) -> tuple[Any, list[Fault]]:
         ]
     name = value.get("name")
     if name is None:
-        return None, [((*where, "name"), f"missing in {shorten(value)}: name a {registry.kind}; {choices}")]
+        given = "None" if "name" in value else f"missing in {shorten(value)}"
+        return None, [((*where, "name"), f"{given}: name a {registry.kind}; {choices}")]
     if not isinstance(name, str) or name not in registry:
         return None, [
             ((*where, "name"), f"{shorten(name)}: unknown {registry.kind}{nearest(name, registry.names())}; {choices}")
