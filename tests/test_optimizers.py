@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn
 
 from ms_longtail import recipe  # noqa: F401  (fills the registry)
 from ms_longtail.registry import OPTIMIZERS
+from ms_longtail.training.adabound import adabound
 from ms_longtail.training.optimizers import adam, adamw, decay_groups, is_norm_or_bias, sgd
 
 RATES = [0.1, 0.02, 0.3, 0.05]
@@ -226,3 +227,27 @@ def test_every_optimizer_of_the_registry_takes_what_the_plan_needs():
         assert list(parameters)[:2] == ["parameters", "learning_rate"], name
         assert parameters["reference_batch"].default is None, name
         assert parameters["lr"].default > 0, name
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_adabound_over_a_hundred_steps(mode, weight_decay):
+    """Luo et al., algorithm 2 with the bias correction and the bounds of the released program, in float64."""
+    rng = np.random.default_rng(3)
+    beta1, beta2, epsilon, final, gamma, base = 0.9, 0.99, 1e-8, 0.05, 0.05, 0.02
+    rates = base * (0.5 + 0.5 * np.cos(np.linspace(0, 2, 100)))
+    start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(100, 3, 4)) * 10.0 ** rng.uniform(-3, 1, (3, 4))
+    cell = Parameter(Tensor(start, ms.float32), name="weight")
+    settings = {"lr": base, "final_lr": final, "gamma": gamma, "beta1": beta1, "beta2": beta2, "epsilon": epsilon}
+    optimizer = adabound([cell], [float(r) for r in rates], weight_decay=weight_decay, **settings)
+    p, m, v, clipped = start.copy(), np.zeros((3, 4)), np.zeros((3, 4)), 0
+    for t, (lr, gradient) in enumerate(zip(rates, gradients, strict=True), start=1):
+        optimizer((Tensor(gradient, ms.float32),))
+        g = gradient + weight_decay * p
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        size = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t) / (np.sqrt(v) + epsilon)
+        low, high = (final * lr / base * (1 - 1 / (gamma * t + 1)), final * lr / base * (1 + 1 / (gamma * t)))
+        clipped += int(((size < low) | (size > high)).sum())
+        p = p - np.clip(size, low, high) * m
+    np.testing.assert_allclose(cell.asnumpy(), p, rtol=2e-4, atol=2e-5)
+    assert 100 < clipped < 1200  # both the bounds and what lies between them were met

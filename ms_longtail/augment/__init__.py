@@ -10,8 +10,8 @@ one image at a time; `index` is the image's number in the training set.
 `level = "batch"`: called as op(images, draws) on a whole batch of one size, three to four times faster than image by image.
 Random choices come from (seed, draw number) alone.
 
-Of this level, beside crop and flip: cutout, the colours (color_jitter, grayscale, gaussian_blur, and sim_augment, which is all
-three), and the policies auto_augment (tables in `policies.py`) and rand_augment over the elementary operations of `operations.py`.
+Of this level, beside crop and flip: cutout, random_erasing, rotation, the colours (color_jitter, lighting, grayscale,
+gaussian_blur, and sim_augment, which is three of them), and the policies auto_augment (tables in `policies.py`) and rand_augment over the elementary operations of `operations.py`.
 """
 
 from .auto_augment import AutoAugment
@@ -23,7 +23,10 @@ from .flip import Flip
 from .gaussian_blur import GaussianBlur
 from .grayscale import Grayscale
 from .image_trans import ImageTrans
+from .lighting import Lighting
 from .rand_augment import RandAugment
+from .random_erasing import RandomErasing
+from .rotation import Rotation
 from .sim_augment import SimAugment
 
 LEVELS = ("whole", "image", "batch")  # the order in which operations are applied
@@ -40,8 +43,11 @@ __all__ = [
     "GaussianBlur",
     "Grayscale",
     "ImageTrans",
+    "Lighting",
     "RandAugment",
+    "RandomErasing",
     "RandomResizedCrop",
+    "Rotation",
     "SimAugment",
     "Whole",
     "resize",

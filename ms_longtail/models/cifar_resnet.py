@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from mindspore import nn, ops
 
 from ..registry import MODELS
@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import blended, conv, initialise
+from .layers import Init, blended, conv, initialise
 from .norm import Norm
 
 
@@ -29,6 +29,10 @@ class BasicBlock(nn.Cell):
         # A 1x1 average pool with stride 2 is the slice [::2, ::2], and its gradient runs in both modes.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride) if stride != 1 else nn.Identity()
         self.padding = (outputs - inputs) // 2
+
+    @property
+    def closing_norm(self) -> Norm:
+        return self.bn2
 
     def construct(self, x):
         y = self.conv2(self.bn1(self.conv1(x)))
@@ -108,16 +112,19 @@ def _register(depth: int) -> None:
         branches: Literal[1, 2] = 1,
         experts: Annotated[int, Ge(1), Le(16)] = 1,
         expert_width: Annotated[float, Gt(0), Le(1)] = 0.75,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        init: Init = "kaiming",
+        zero_gamma: bool = False,
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ) -> Classifier:
         backbone = CifarResNet(depth, branches, experts, expert_width)
-        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, mean=mean, std=std)
-        initialise(network, seed)
+        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, dropout=dropout, seed=seed, mean=mean, std=std)
+        initialise(network, seed, init, zero_gamma)
         return network
 
     build.__name__ = f"resnet{depth}_cifar"
-    build.__doc__ = f"CIFAR ResNet-{depth} with Kaiming-normal weights drawn from `seed`."
+    build.__doc__ = f"CIFAR ResNet-{depth} with weights drawn from `seed`, see `layers.initialise`; other settings: `Classifier`."
     MODELS.register(f"resnet{depth}_cifar")(build)
 
 

@@ -7,6 +7,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from .branches import Branches
+from .dropout import Dropout
 from .heads import Head, build_head
 from .layers import blended
 
@@ -24,6 +25,7 @@ class Classifier(nn.Cell):
         head: "linear", "cosine", "lws" or "disalign", see `heads`.
         scale: factor on the logits of the cosine head.
         experts: parts of equal size that the backbone's channels consist of, each with a classifier of its own.
+        dropout: share of the features that `logits` leaves out in training; `seed`: of that choice.
         mean, std: per channel, for pixel values scaled to 0..1.
 
     Shapes: images (B, 3, H, W), values 0..255, uint8 or float -> logits (B, C) float32.
@@ -37,6 +39,8 @@ class Classifier(nn.Cell):
         head: Head = "linear",
         scale: float = 1.0,
         experts: int = 1,
+        dropout: float = 0.0,
+        seed: int = 0,
         mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ):
@@ -44,6 +48,7 @@ class Classifier(nn.Cell):
         self.backbone = backbone
         self.head = build_head(head, backbone.out_channels, num_classes, scale=scale, experts=experts)
         self.experts = experts
+        self.dropout = Dropout(dropout, backbone.out_channels, seed) if dropout else None
         self.num_classes = num_classes
         self.feature_size = backbone.out_channels
         self.mean = Tensor(255.0 * np.asarray(mean, np.float32).reshape(1, 3, 1, 1))
@@ -62,6 +67,16 @@ class Classifier(nn.Cell):
         """The pooled features that the head reads, (B, D)."""
         return self.feature_map(images).mean(axis=(2, 3))
 
+    def logits(self, features, draws=None):
+        """The head's answer to features (B, D), after dropout in training.
+
+        Args:
+            draws: draw numbers (B,), from which it follows what is left out; needed where `dropout` is above 0.
+        """
+        if self.dropout is not None:
+            features = self.dropout(features, draws)
+        return self.head(features)  # (B, C)
+
     @property
     def two_branches(self) -> bool:
         """Whether the backbone is a trunk with a conventional and a re-balancing branch."""
@@ -76,17 +91,17 @@ class Classifier(nn.Cell):
     def normalised(self, images):
         return (images.astype(mstype.float32) - self.mean) * self.inverse_std
 
-    def mixed(self, images, point, partner, blend):
+    def mixed(self, images, point, partner, blend, draws=None):
         """(features, logits) where the output of the layer `point` is blended with that of other images, see `blended`."""
         if point in ("pool", "fc"):
             features = self.backbone(self.normalised(images)).mean(axis=(2, 3))
         else:
             features = self.backbone(self.normalised(images), point, partner, blend).mean(axis=(2, 3))
         if point == "fc":
-            return blended(features, partner, blend), blended(self.head(features), partner, blend)
+            return blended(features, partner, blend), blended(self.logits(features, draws), partner, blend)
         if point == "pool":
             features = blended(features, partner, blend)
-        return features, self.head(features)
+        return features, self.logits(features, draws)
 
     def construct(self, images):
         return self.head(self.features(images))  # (B, C)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal
 
 import numpy as np
 from mindspore import nn, ops
@@ -39,21 +40,39 @@ def of_length_one(rows):
     return rows / ops.maximum(rows.square().sum(axis=-1, keepdims=True), 1e-24).sqrt()
 
 
-def initialise(cell: nn.Cell, seed: int) -> None:
-    """Kaiming normal (fan in, gain sqrt 2) for every weight of two or more axes, zero for biases of linear layers.
+Init = Literal["kaiming", "kaiming_fan_out", "xavier", "xavier_uniform"]
 
-    He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10: std = sqrt(2 / fan_in). The numbers depend on
-    (seed, parameter name) alone: not on the order of construction, the device or the number of workers.
-    A parameter may say another `fan_in`. Normalisation parameters and running statistics keep their constants (1 and 0).
+
+def initialise(cell: nn.Cell, seed: int, init: Init = "kaiming", zero_gamma: bool = False) -> None:
+    """Random numbers for every weight of two or more axes, zero for biases of linear layers.
+
+    The numbers depend on (seed, parameter name) alone: not on the order of construction, the device or the number of
+    workers. A parameter may say another `fan_in`. Normalisation parameters and running statistics keep their constants (1 and 0).
+
+    Args:
+        init: "kaiming": N(0, 2 / fan_in) (He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10);
+            "kaiming_fan_out": N(0, 2 / fan_out) (the same, eq. 14); "xavier": N(0, 2 / (fan_in + fan_out)) and
+            "xavier_uniform": the uniform distribution of that variance (Glorot, Bengio, AISTATS 2010, eq. 16).
+        zero_gamma: let every residual block begin as its shortcut: the scale of its last normalisation is 0 (Goyal et al.,
+            2017, section 5.1).
     """
     for name, parameter in cell.parameters_and_names():
         shape = parameter.shape
         if len(shape) >= 2:
             fan_in = getattr(parameter, "fan_in", None) or int(np.prod(shape[1:]))
-            draw = np.random.default_rng((seed, zlib.crc32(name.encode()))).standard_normal(shape)
-            value = draw * np.sqrt(2.0 / fan_in)
+            fan_out = shape[0] * int(np.prod(shape[2:]))
+            rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+            fan = {"kaiming": fan_in, "kaiming_fan_out": fan_out}.get(init, fan_in + fan_out)
+            if init == "xavier_uniform":
+                value = np.sqrt(6.0 / fan) * rng.uniform(-1.0, 1.0, shape)
+            else:
+                value = rng.standard_normal(shape) * np.sqrt(2.0 / fan)
         elif name.endswith("bias"):
             value = np.zeros(shape)
         else:
             continue
         assign(parameter, value)
+    if zero_gamma:
+        for _, block in cell.cells_and_names():
+            if hasattr(block, "closing_norm"):
+                assign(block.closing_norm.gamma, np.zeros(block.closing_norm.gamma.shape))

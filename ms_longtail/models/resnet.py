@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from mindspore import nn
 
 from ..registry import MODELS
@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import blended, conv, initialise
+from .layers import Init, blended, conv, initialise
 from .norm import Norm
 
 
@@ -27,6 +27,10 @@ class BasicBlock(nn.Cell):
         self.conv1, self.bn1 = conv(inputs, width, 3, stride), Norm(width, relu=True)
         self.conv2, self.bn2 = conv(width, width, 3), Norm(width, relu=True)
         self.shortcut = shortcut(inputs, width, stride)
+
+    @property
+    def closing_norm(self) -> Norm:
+        return self.bn2
 
     def construct(self, x):
         y = self.conv2(self.bn1(self.conv1(x)))
@@ -46,6 +50,10 @@ class Bottleneck(nn.Cell):
         self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups=groups), Norm(inner, relu=True)
         self.conv3, self.bn3 = conv(inner, outputs, 1), Norm(outputs, relu=True)
         self.shortcut = shortcut(inputs, outputs, stride)
+
+    @property
+    def closing_norm(self) -> Norm:
+        return self.bn3
 
     def construct(self, x):
         y = self.bn1(self.conv1(x))
@@ -159,16 +167,19 @@ def _register(name: str) -> None:
         branches: Literal[1, 2] = 1,
         experts: Annotated[int, Ge(1), Le(16)] = 1,
         expert_width: Annotated[float, Gt(0), Le(1)] = 0.75,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        init: Init = "kaiming",
+        zero_gamma: bool = False,
         mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ) -> Classifier:
         backbone = ResNet(*NETWORKS[name], branches=branches, experts=experts, expert_width=expert_width)
-        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, mean=mean, std=std)
-        initialise(network, seed)
+        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, dropout=dropout, seed=seed, mean=mean, std=std)
+        initialise(network, seed, init, zero_gamma)
         return network
 
     build.__name__ = name
-    build.__doc__ = f"{name} with Kaiming-normal weights drawn from `seed`."
+    build.__doc__ = f"{name} with weights drawn from `seed`, see `layers.initialise`; other settings: `Classifier`."
     MODELS.register(name)(build)
 
 

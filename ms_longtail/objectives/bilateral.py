@@ -64,7 +64,7 @@ class Bilateral(Classification):
         if not getattr(model, "two_branches", False):
             raise ValueError("bilateral needs a residual network of two branches; set model.branches: 2")
         self.decay = decay
-        self.columns = ("image", "label", "second", "second_label", "progress") + (("draw",) if loss.random else ())
+        self.columns = ("image", "label", "second", "second_label", "progress") + (("draw",) if self.random else ())
 
     def construct(self, image, label, second, second_label, progress, draw=None):
         alpha = conventional_share(progress.astype(ms.float32), self.decay)  # (1,)
@@ -73,7 +73,7 @@ class Bilateral(Classification):
         features = 2.0 * ops.cat((alpha * first, (1.0 - alpha) * other), axis=1)  # (B, 2D)
         if self.rests:
             features = ops.stop_gradient(features)
-        logits = self.model.head(features)  # (B, C)
+        logits = self.model.logits(features, draw)  # (B, C)
         numerator, denominator, observed = 0.0, 0.0, 0.0
         for labels, images, share in ((label, image, alpha), (second_label, second, 1.0 - alpha)):
             taught = None if self.teacher is None else self.teacher(images)

@@ -26,18 +26,25 @@ class Classification(nn.Cell):
         fixed: names of parameters that never change while a loss is computed.
         follows: the parameter that the stage's draws depend on, or None.
         draws_follow: whether objectives of this class have such a parameter.
+        random: whether random choices are made in it, by the loss or by the model's dropout, which follow from draw numbers.
+        drops: whether objectives of this class know dropout.
         second_part: the part of the data that a second order is of, where the objective reads one beside the first.
     """
 
     follows = None
     second_part: str | None = None
     draws_follow = False
+    drops = True
 
     def __init__(self, model: nn.Cell, loss: nn.Cell, teacher: nn.Cell | None = None):
         super().__init__(auto_prefix=False)  # parameters keep the names they have in the model alone
         self.model, self.loss = model, loss
         self.teacher = None if teacher is None else Teacher(teacher)
-        self.columns = ("image", "label", "draw") if loss.random else ("image", "label")
+        dropout = getattr(model, "dropout", None)
+        if dropout is not None and not self.drops:
+            raise ValueError(f"it has no place for the model's dropout {dropout.p}; set model.dropout: 0")
+        self.random = loss.random or dropout is not None
+        self.columns = ("image", "label", "draw") if self.random else ("image", "label")
         self.rests = rests(model)
         self.stateful, self.observed_shape = loss.stateful, loss.observed_shape
         # What a loss remembers changes in `absorb` alone, that is, when the step is applied: nothing to be put back.
@@ -48,7 +55,7 @@ class Classification(nn.Cell):
         features = self.model.features(image)  # (B, D)
         if self.rests:
             features = ops.stop_gradient(features)
-        logits = self.model.head(features)  # (B, C)
+        logits = self.model.logits(features, draw)  # (B, C)
         teacher_logits = None
         if self.teacher is not None:
             teacher_logits = self.teacher(image)

@@ -103,7 +103,7 @@ class Contrastive(Classification):
         self.embedding.update_parameters_name("embedding.")
         self.loss_weight, self.contrast_weight, self.decay = float(loss_weight), float(contrast_weight), decay
         self.columns = ("image", "label", "progress", *(f"view{n}" for n in range(2, views + 1)))
-        self.columns += (("second", "second_label") if second else ()) + (("draw",) if loss.random else ())
+        self.columns += (("second", "second_label") if second else ()) + (("draw",) if self.random else ())
         try:
             self.all_reduce = ops.AllReduce() if communication.get_group_size() > 1 else nn.Identity()
         except RuntimeError:  # no data-parallel start-up
@@ -113,7 +113,7 @@ class Contrastive(Classification):
         batch = image.shape[0]
         others = more[: self.views - 1]
         classified, target = (more[self.views - 1], more[self.views]) if self.second else (image, label)
-        draw = more[-1] if self.loss.random else None
+        draw = more[-1] if self.random else None
         images = (image, *others, classified) if self.second else (image, *others)
         features = self.model.features(
             ops.cat(images) if len(images) > 1 else image
@@ -121,7 +121,7 @@ class Contrastive(Classification):
         if self.rests:
             features = ops.stop_gradient(features)
         own = features[self.views * batch :] if self.second else features[:batch]  # (B, D)
-        logits = self.model.head(own)  # (B, C)
+        logits = self.model.logits(own, draw)  # (B, C)
         taught = None if self.teacher is None else self.teacher(classified)
         numerator, denominator = self.loss.totals(logits, target, own, taught, draw)
         contrasted = features[self.first * batch : self.views * batch]  # (V' B, D)

@@ -48,6 +48,7 @@ class Experts(Classification):
     """
 
     takes_teacher = True
+    drops = False
 
     @checked
     def __init__(

@@ -54,6 +54,7 @@ class MetaSampling(Classification):
 
     second_part = "train"
     draws_follow = True
+    drops = False
 
     @checked
     def __init__(

@@ -47,9 +47,10 @@ class Mixture(Classification):
                 f"layer = {layer!r}: the model has no such layer to mix at; there are: {', '.join(model.points)}"
             )
         self.columns = ("image", "labels", "shares", "blend", "partner")
-        self.columns += (("second",) if second else ()) + (("draw",) if loss.random else ())
+        self.columns += (("second",) if second else ()) + (("draw",) if self.random else ())
 
     def construct(self, image, labels, shares, blend, partner, *more):
+        draw = more[-1] if self.random else None
         if self.second and self.layer is not None:
             image = ops.cat((image, more[0]))  # (2B, 3, H, W)
         elif self.second:
@@ -62,10 +63,9 @@ class Mixture(Classification):
             features = self.model.features(image)  # (B, D)
             if self.rests:
                 features = ops.stop_gradient(features)
-            logits = self.model.head(features)  # (B, C)
+            logits = self.model.logits(features, draw)  # (B, C)
         else:
-            features, logits = self.model.mixed(image, self.layer, partner, blend)
-        draw = more[-1] if self.loss.random else None
+            features, logits = self.model.mixed(image, self.layer, partner, blend, draw)
         numerator, denominator, observed = 0.0, 0.0, 0.0
         for k in range(self.parts):
             label, share = labels[:, k], shares[:, k]

@@ -65,6 +65,8 @@ class MomentumContrast(Classification):
     takes_views = True
     queued = True
 
+    drops = False
+
     @checked
     def __init__(
         self,

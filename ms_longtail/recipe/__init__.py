@@ -12,7 +12,7 @@ import yaml
 
 from .. import augment, data, losses, mixing, models, objectives, samplers  # noqa: F401  (fill the registries)
 from ..errors import RecipeError
-from ..training import optimizers, schedules  # noqa: F401
+from ..training import adabound, optimizers, schedules  # noqa: F401
 from .merge import STAGE_KEYS, assign, override, parse, read
 from .schema import Component, Data, Recipe, Stage
 from .validate import build

@@ -13,6 +13,7 @@ from ..errors import TrainingError
 from ..models.freezing import parameters_in
 from ..models.heads import neutral_values
 from ..parameters import assign
+from ..training.average import averaged
 from ..training.checkpoints import load_into, optimizer_state, read
 from ..training.step import TrainStep
 from .plan import StagePlan
@@ -46,6 +47,7 @@ def load_weights(model: nn.Cell, path: Path) -> None:
 
 def fit_weights(model: nn.Cell, parameters: dict, path: Path) -> None:
     """The same for what was read from a file already."""
+    parameters = averaged(parameters)
     own = {p.name for p in model.get_parameters()}
     lost = [name for name in parameters if name.startswith("head.calibration.") and name not in own]
     if lost:

@@ -9,12 +9,17 @@ from mindspore.ops import functional as F
 
 from ..parameters import assign
 from ..runtime import on_cpu
+from .average import Average
+from .loss_scale import LossScale
+from .optimizers import is_calibration
 from .reduce import SumOverWorkers
 
 _scale = ops.MultitypeFuncGraph("scale")
 _add_to = ops.MultitypeFuncGraph("add_to")
 _zero = ops.MultitypeFuncGraph("zero")
 _square_sum = ops.MultitypeFuncGraph("square_sum")
+_put = ops.MultitypeFuncGraph("put")
+_with_l1 = ops.MultitypeFuncGraph("with_l1")
 
 
 @_scale.register("Tensor", "Tensor")
@@ -37,24 +42,41 @@ def _square_sum_tensor(gradient):
     return gradient.astype(ms.float32).square().sum()
 
 
+@_put.register("Tensor", "Tensor")
+def _put_tensor(parameter, value):
+    return F.assign(parameter, value)
+
+
+@_with_l1.register("Number", "Tensor", "Tensor")
+def _with_l1_tensor(l1, gradient, parameter):
+    return gradient + l1 * parameter.sign() if l1 else gradient
+
+
 class TrainStep(nn.Cell):
     """The train network that is handed to `mindspore.train.Model`.
 
     The objective returns the numerator n and the denominator d of its mean loss, and what its state learns from the batch.
     All are added up over micro-batches and workers before anything is divided or changed, so a weighted loss has the same
-    gradient, and a loss with a state the same state, however the batch is cut.
+    gradient, and a loss with a state the same state, however the batch is cut. Then, in this order: the gradient is checked,
+    clipped, given the L1 term, and handed to the optimizer, which adds weight decay.
 
     A step whose loss, gradient or observation is not finite changes nothing: neither weights nor optimizer nor running
-    statistics.
+    statistics nor the average.
 
     Args:
         objective: cell (columns) -> (n, d, observed); its `columns` name what it takes, `observed_shape` is that of
             `observed`, and `absorb(observed, d)` changes its state, if it is `stateful`; `fixed` names parameters that never
             change.
         optimizer: over the objective's trainable parameters.
-        loss_scale: factor on the loss before the gradient is taken, removed after it (for half precision).
+        loss_scale: factor on the loss before the gradient is taken, removed after it (for half precision), or "dynamic": see
+            `LossScale`.
         accumulate: micro-batches per step; with more than one, the last column must be `apply`.
         clip_norm: upper bound of the gradient's global L2 norm, None for no bound.
+        l1: c in the penalty c |w|_1 over weights of two or more axes: c sign(w) is added to their gradient.
+        ema: decay of a moving average of the model's weights, None for none: see `Average`.
+        sam: rho of sharpness-aware minimization, None for none: the gradient is that at w + rho g / |g|, g the gradient at w over
+            all workers (Foret et al., ICLR 2021, eqs. 2 and 3, https://arxiv.org/abs/2010.01412). Two passes a step, running
+            statistics move with the first. Not with `accumulate`.
         ranks: data-parallel workers.
 
     Attributes:
@@ -69,15 +91,21 @@ class TrainStep(nn.Cell):
         objective: nn.Cell,
         optimizer: nn.Optimizer,
         *,
-        loss_scale: float = 1.0,
+        loss_scale: float | str = 1.0,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        l1: float = 0.0,
+        ema: float | None = None,
+        sam: float | None = None,
         ranks: int = 1,
     ):
         super().__init__(auto_prefix=False)
+        if sam is not None and accumulate > 1:
+            raise ValueError("sam needs the gradient of the whole batch before its second pass; set accumulate: 1")
         self.objective, self.optimizer = objective, optimizer
         self.weights = optimizer.parameters
-        self.loss_scale, self.accumulate, self.clip_norm, self.ranks = loss_scale, accumulate, clip_norm, ranks
+        self.loss_scale = LossScale(loss_scale)
+        self.accumulate, self.clip_norm, self.sam, self.ranks = accumulate, clip_norm, sam, ranks
         self.gradient = ops.value_and_grad(self._scaled, None, self.weights, has_aux=True)
         self.hyper_map = ops.HyperMap()
         # Running statistics change during the forward pass, before anyone can know whether the loss is finite.
@@ -90,6 +118,15 @@ class TrainStep(nn.Cell):
             self.numerator, self.denominator = _scalar("numerator"), _scalar("denominator")
             zeros = Tensor(np.zeros(objective.observed_shape), ms.float32)
             self.observed = Parameter(zeros, name="observed", requires_grad=False)
+        # Flat: whether the term is there is known when the graph is compiled.
+        self.l1 = tuple(l1 if p.ndim > 1 and not is_calibration(p) else 0.0 for p in self.weights) if l1 else None
+        if sam is not None:
+            self.unmoved = self.weights.clone("unmoved", "same")
+            self.moved_once = self.statistics.clone("moved_once", "same")
+        self.average = None
+        if ema is not None:
+            followed = [p for p in objective.model.get_parameters() if p.name not in objective.fixed]
+            self.average = Average([p for p in followed if p.dtype == ms.float32], ema)
         self.loss_sum, self.loss_weight = _scalar("loss_sum"), _scalar("loss_weight")
         self.skipped, self.skipped_in_row = _scalar("skipped", ms.int32), _scalar("skipped_in_row", ms.int32)
         self.add_up = SumOverWorkers(together=on_cpu()) if ranks > 1 else None
@@ -102,20 +139,42 @@ class TrainStep(nn.Cell):
     def _scaled(self, *columns):
         numerator, denominator, observed = self.objective(*columns)
         # Divided by the number of images, so that half-precision gradients stay in range whatever the batch.
-        return numerator * (self.loss_scale / columns[0].shape[0]), numerator, denominator, observed
+        scaled = numerator * (self.loss_scale.value / columns[0].shape[0])
+        return scaled, numerator, denominator, observed
 
     def construct(self, *columns):
         if self.accumulate > 1:
             return self._micro_batch(columns[:-1], columns[-1])
-        (_, numerator, denominator, observed), gradients = self.gradient(*columns)
-        unscale = ops.fill(ms.float32, (), columns[0].shape[0] / self.loss_scale)
-        gradients = self.hyper_map(F.partial(_scale, unscale), gradients)
+        gradients, numerator, denominator, observed = self._pass(columns)
+        if self.sam is not None:
+            gradients, denominator = self._at_the_summit(columns, gradients, denominator)
         return self._update(gradients, numerator, denominator, observed)
 
-    def _micro_batch(self, columns, apply):
+    def _pass(self, columns):
+        """(gradients of the numerator, numerator, denominator, observed) of this worker's images."""
         (_, numerator, denominator, observed), gradients = self.gradient(*columns)
-        unscale = ops.fill(ms.float32, (), columns[0].shape[0] / self.loss_scale)
-        gradients = self.hyper_map(F.partial(_scale, unscale), gradients)
+        unscale = columns[0].shape[0] / self.loss_scale.value
+        return self.hyper_map(F.partial(_scale, unscale), gradients), numerator, denominator, observed
+
+    def _at_the_summit(self, columns, gradients, denominator):
+        """(gradients, denominator) at the weights moved up the gradient; weights and statistics are put back."""
+        if self.ranks > 1:
+            sums = self.add_up((*gradients, denominator))
+            gradients, denominator = sums[:-1], sums[-1]
+        gradients = self.hyper_map(F.partial(_scale, 1.0 / denominator), gradients)
+        norm = F.addn(self.hyper_map(_square_sum, gradients)).sqrt()
+        up = self.hyper_map(F.partial(_scale, self.sam / (norm + 1e-12)), gradients)
+        done = self.hyper_map(_put, self.moved_once, self.statistics)
+        done = F.depend(self.hyper_map(_put, self.unmoved, self.weights), done)
+        done = self.hyper_map(_add_to, self.weights, F.depend(up, done))
+        columns = F.depend(columns, done)
+        gradients, _, denominator, _ = self._pass(columns)
+        back = self.hyper_map(_put, self.weights, F.depend(self.unmoved, gradients))
+        back = F.depend(back, self.hyper_map(_put, self.statistics, F.depend(self.moved_once, gradients)))
+        return F.depend(gradients, back), denominator
+
+    def _micro_batch(self, columns, apply):
+        gradients, numerator, denominator, observed = self._pass(columns)
         added = self.hyper_map(_add_to, self.accumulated, gradients)
         added = F.depend(added, F.assign_add(self.numerator, numerator))
         added = F.depend(added, F.assign_add(self.denominator, denominator))
@@ -127,8 +186,9 @@ class TrainStep(nn.Cell):
             done = F.depend(loss, finite)
             cleared = self.hyper_map(F.partial(_zero), F.depend(self.accumulated, done))
             cleared = F.depend(cleared, F.assign(self.observed, F.depend(ops.zeros_like(self.observed), done)))
-            cleared = F.depend(cleared, F.assign(self.numerator, F.depend(0.0 * self.loss_scale, done)))
-            loss = F.depend(loss, F.depend(cleared, F.assign(self.denominator, F.depend(0.0 * self.loss_scale, done))))
+            zero = F.depend(ops.zeros_like(self.numerator), done)
+            cleared = F.depend(cleared, F.assign(self.numerator, zero))
+            loss = F.depend(loss, F.depend(cleared, F.assign(self.denominator, zero)))
         return loss, finite
 
     def _update(self, gradients, numerator, denominator, observed):
@@ -142,13 +202,18 @@ class TrainStep(nn.Cell):
         finite = ops.logical_and(ops.isfinite(square_norm), ops.isfinite(loss))
         if self.objective.stateful:
             finite = ops.logical_and(finite, ops.isfinite(observed.sum()))
+        finite = self.loss_scale(finite)
         if finite:
             if self.clip_norm is not None:
                 factor = ops.minimum(1.0, self.clip_norm / (square_norm.sqrt() + 1e-12))
                 gradients = self.hyper_map(F.partial(_scale, factor), gradients)
+            if self.l1 is not None:
+                gradients = self.hyper_map(_with_l1, self.l1, gradients, self.weights)
             self.optimizer(gradients)
             if self.objective.stateful:
                 self.objective.absorb(observed, denominator)
+            if self.average is not None:
+                self.average()
             for kept, statistic in zip(self.kept, self.statistics):
                 F.assign(kept, statistic)
             F.assign_add(self.loss_sum, numerator)
