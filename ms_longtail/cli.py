@@ -111,6 +111,7 @@ def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options, console)
     data = dataset.load_data(recipe)
     machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
+    runtime.compile_as(recipe.graph.jit_level, recipe.graph.deterministic)
     runtime.set_seed(recipe.seed)
     # The main worker alone looks at the disk, and tells the others.
     found = home_folder(options, recipe) if machine.main else None
@@ -211,6 +212,7 @@ def evaluate(options: argparse.Namespace) -> int:
     home = folder.RunFolder(Path(options.run))
     recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
     machine = runtime.start(options.device, debug=options.debug)
+    runtime.compile_as(recipe.graph.jit_level, recipe.graph.deterministic)
     scores, data = again.evaluate_run(home, recipe, machine, checkpoint=options.checkpoint, part=options.part)
     _show(console, {options.checkpoint: scores}, data)
     if options.part == "test":

@@ -128,6 +128,16 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
     return Runtime(device=name, graph=not debug, rank=rank, ranks=ranks)
 
 
+def compile_as(jit_level: str | None, deterministic: bool) -> None:
+    """Options of the graph compiler: its level where one is asked for, and kernels whose sums have one fixed order."""
+    import mindspore as ms
+
+    if jit_level is not None:
+        ms.set_context(jit_config={"jit_level": jit_level})
+    if deterministic:
+        ms.set_deterministic(True)
+
+
 def single_threaded_opencv() -> None:
     """The pipeline's threads are the parallelism; threads inside OpenCV on top of them only wait for each other."""
     import cv2

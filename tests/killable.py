@@ -67,16 +67,17 @@ elif moment in ("during", "after", "renamed"):
 
     checkpoints.write_temporary, checkpoints.publish = write, name
 elif moment == "best":
-    keep = run_train.Run._keep_best
+    keep = run_train.keep_best
 
-    def at_best(self, line):
-        best = self.position.best
-        keep(self, line)
-        if self.position.best is not best:
+    def at_best(line, position, *rest, **settings):
+        best = position.best
+        ends = keep(line, position, *rest, **settings)
+        if position.best is not best:
             left["n"] -= 1
             if left["n"] == 0:
                 die()
+        return ends
 
-    run_train.Run._keep_best = at_best
+    run_train.keep_best = at_best
 
 sys.exit(main(sys.argv[4:], verb="train"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 from mindspore import Tensor
-from test_step import WEIGHTS, Weighted, W, X, Y, loss_and_gradient, make, tensors
+from test_step import WEIGHTS, W, Weighted, X, Y, loss_and_gradient, make, tensors
 
 from ms_longtail.training.average import averaged
 from ms_longtail.training.optimizers import sgd
@@ -30,7 +30,9 @@ def descend(steps, *, rho=None, l1=0.0, clip=None, lr=0.1, momentum=0.9, decay=0
         yield w.copy(), numerator / denominator
 
 
-@pytest.mark.parametrize("settings", [{"rho": 0.5}, {"rho": 0.5, "clip": 0.05}, {"l1": 0.03}, {"l1": 0.03, "clip": 0.05}])
+@pytest.mark.parametrize(
+    "settings", [{"rho": 0.5}, {"rho": 0.5, "clip": 0.05}, {"l1": 0.03}, {"l1": 0.03, "clip": 0.05}]
+)
 def test_sharpness_and_l1_follow_the_formulas(mode, settings):
     names = {"rho": "sam", "clip": "clip_norm", "l1": "l1"}
     cell, step = make(**{names[key]: value for key, value in settings.items()})

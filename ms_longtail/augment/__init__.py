@@ -11,7 +11,8 @@ one image at a time; `index` is the image's number in the training set.
 Random choices come from (seed, draw number) alone.
 
 Of this level, beside crop and flip: cutout, random_erasing, rotation, the colours (color_jitter, lighting, grayscale,
-gaussian_blur, and sim_augment, which is three of them), and the policies auto_augment (tables in `policies.py`) and rand_augment over the elementary operations of `operations.py`.
+gaussian_blur, and sim_augment, which is three of them), and the policies auto_augment (tables in `policies.py`) and
+rand_augment over the elementary operations of `operations.py`.
 """
 
 from .auto_augment import AutoAugment

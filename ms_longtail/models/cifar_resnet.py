@@ -119,12 +119,24 @@ def _register(depth: int) -> None:
         std: tuple[float, ...] = (0.2023, 0.1994, 0.2010),
     ) -> Classifier:
         backbone = CifarResNet(depth, branches, experts, expert_width)
-        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, dropout=dropout, seed=seed, mean=mean, std=std)
+        network = Classifier(
+            backbone,
+            num_classes,
+            head=head,
+            scale=scale,
+            experts=experts,
+            dropout=dropout,
+            seed=seed,
+            mean=mean,
+            std=std,
+        )
         initialise(network, seed, init, zero_gamma)
         return network
 
     build.__name__ = f"resnet{depth}_cifar"
-    build.__doc__ = f"CIFAR ResNet-{depth} with weights drawn from `seed`, see `layers.initialise`; other settings: `Classifier`."
+    build.__doc__ = (
+        f"CIFAR ResNet-{depth} with weights drawn from `seed`, see `layers.initialise`; other settings: `Classifier`."
+    )
     MODELS.register(f"resnet{depth}_cifar")(build)
 
 

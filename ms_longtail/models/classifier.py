@@ -61,7 +61,7 @@ class Classifier(nn.Cell):
 
     def feature_map(self, images):
         """The backbone's last feature map, (B, D, h, w)."""
-        return self.backbone(self.normalised(images))
+        return self.backbone(self.normalised(images)).astype(mstype.float32)  # half precision ends here
 
     def features(self, images):
         """The pooled features that the head reads, (B, D)."""
@@ -86,7 +86,7 @@ class Classifier(nn.Cell):
         """The pooled features of one of two branches, (B, D / 2)."""
         x = self.backbone.trunk(self.normalised(images))
         x = self.backbone.branches.rebalancing(x) if rebalancing else self.backbone.branches.conventional(x)
-        return x.mean(axis=(2, 3))
+        return x.astype(mstype.float32).mean(axis=(2, 3))
 
     def normalised(self, images):
         return (images.astype(mstype.float32) - self.mean) * self.inverse_std
@@ -94,9 +94,10 @@ class Classifier(nn.Cell):
     def mixed(self, images, point, partner, blend, draws=None):
         """(features, logits) where the output of the layer `point` is blended with that of other images, see `blended`."""
         if point in ("pool", "fc"):
-            features = self.backbone(self.normalised(images)).mean(axis=(2, 3))
+            features = self.features(images)
         else:
-            features = self.backbone(self.normalised(images), point, partner, blend).mean(axis=(2, 3))
+            features = self.backbone(self.normalised(images), point, partner, blend)
+            features = features.astype(mstype.float32).mean(axis=(2, 3))
         if point == "fc":
             return blended(features, partner, blend), blended(self.logits(features, draws), partner, blend)
         if point == "pool":

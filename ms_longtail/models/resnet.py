@@ -174,7 +174,17 @@ def _register(name: str) -> None:
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ) -> Classifier:
         backbone = ResNet(*NETWORKS[name], branches=branches, experts=experts, expert_width=expert_width)
-        network = Classifier(backbone, num_classes, head=head, scale=scale, experts=experts, dropout=dropout, seed=seed, mean=mean, std=std)
+        network = Classifier(
+            backbone,
+            num_classes,
+            head=head,
+            scale=scale,
+            experts=experts,
+            dropout=dropout,
+            seed=seed,
+            mean=mean,
+            std=std,
+        )
         initialise(network, seed, init, zero_gamma)
         return network
 

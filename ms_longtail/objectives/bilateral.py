@@ -73,7 +73,7 @@ class Bilateral(Classification):
         features = 2.0 * ops.cat((alpha * first, (1.0 - alpha) * other), axis=1)  # (B, 2D)
         if self.rests:
             features = ops.stop_gradient(features)
-        logits = self.model.logits(features, draw)  # (B, C)
+        logits = self.logits(features, draw)  # (B, C)
         numerator, denominator, observed = 0.0, 0.0, 0.0
         for labels, images, share in ((label, image, alpha), (second_label, second, 1.0 - alpha)):
             taught = None if self.teacher is None else self.teacher(images)

@@ -40,10 +40,10 @@ class Classification(nn.Cell):
         super().__init__(auto_prefix=False)  # parameters keep the names they have in the model alone
         self.model, self.loss = model, loss
         self.teacher = None if teacher is None else Teacher(teacher)
-        dropout = getattr(model, "dropout", None)
-        if dropout is not None and not self.drops:
-            raise ValueError(f"it has no place for the model's dropout {dropout.p}; set model.dropout: 0")
-        self.random = loss.random or dropout is not None
+        self.dropout = getattr(model, "dropout", None)
+        if self.dropout is not None and not self.drops:
+            raise ValueError(f"it has no place for the model's dropout {self.dropout.p}; set model.dropout: 0")
+        self.random = loss.random or self.dropout is not None
         self.columns = ("image", "label", "draw") if self.random else ("image", "label")
         self.rests = rests(model)
         self.stateful, self.observed_shape = loss.stateful, loss.observed_shape
@@ -55,12 +55,18 @@ class Classification(nn.Cell):
         features = self.model.features(image)  # (B, D)
         if self.rests:
             features = ops.stop_gradient(features)
-        logits = self.model.logits(features, draw)  # (B, C)
+        logits = self.logits(features, draw)  # (B, C)
         teacher_logits = None
         if self.teacher is not None:
             teacher_logits = self.teacher(image)
         numerator, denominator = self.loss.totals(logits, label, features, teacher_logits, draw)
         return numerator, denominator, self.loss.observe(logits, label)
+
+    def logits(self, features, draw):
+        """The head's answer to features (B, D), after the model's dropout, whose choices follow from draw numbers (B,)."""
+        if self.dropout is not None:
+            features = self.dropout(features, draw)
+        return self.model.head(features)  # (B, C)
 
     def absorb(self, observed, denominator):
         """Change the loss's state by what was observed in the whole step."""

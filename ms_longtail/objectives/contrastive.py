@@ -121,7 +121,7 @@ class Contrastive(Classification):
         if self.rests:
             features = ops.stop_gradient(features)
         own = features[self.views * batch :] if self.second else features[:batch]  # (B, D)
-        logits = self.model.logits(own, draw)  # (B, C)
+        logits = self.logits(own, draw)  # (B, C)
         taught = None if self.teacher is None else self.teacher(classified)
         numerator, denominator = self.loss.totals(logits, target, own, taught, draw)
         contrasted = features[self.first * batch : self.views * batch]  # (V' B, D)

@@ -63,7 +63,7 @@ class Mixture(Classification):
             features = self.model.features(image)  # (B, D)
             if self.rests:
                 features = ops.stop_gradient(features)
-            logits = self.model.logits(features, draw)  # (B, C)
+            logits = self.logits(features, draw)  # (B, C)
         else:
             features, logits = self.model.mixed(image, self.layer, partner, blend, draw)
         numerator, denominator, observed = 0.0, 0.0, 0.0

@@ -69,7 +69,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 # What may differ between a run and its resumption: none of it changes a weight.
-NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "max_bad_steps")
+NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "max_bad_steps", "graph")
 
 
 # What was so before there was a setting for it: it does not count, or older runs would be taken for others.
@@ -81,12 +81,17 @@ AS_BEFORE = {
     "views": [],
     "contrast": {"name": "none"},
 }
-MODEL_AS_BEFORE = {"branches": 1, "experts": 1, "scale": 1.0}
+MODEL_AS_BEFORE = {"branches": 1, "experts": 1, "scale": 1.0, "dropout": 0.0, "init": "kaiming", "zero_gamma": False}
+RUN_AS_BEFORE = {"amp": "O0", "l1": 0.0, "ema": None, "sam": None, "early_stopping": None, "sink": False}
 
 
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights. Where the images lie does not; which ones they are is in split.json."""
-    kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
+    kept = {
+        key: value
+        for key, value in plain.items()
+        if key not in NEUTRAL and (key not in RUN_AS_BEFORE or RUN_AS_BEFORE[key] != value)
+    }
     as_before = AS_BEFORE | {"batch": plain.get("batch")}
     stages = [
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}

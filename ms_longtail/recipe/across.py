@@ -18,6 +18,10 @@ def between(run: RunSettings | None, data: Any) -> list[Fault]:
     faults: list[Fault] = []
     if run is not None and run.batch % run.accumulate:
         faults.append((("accumulate",), f"{run.accumulate}: must divide batch {run.batch}"))
+    if run is not None and run.sam is not None and run.accumulate > 1:
+        faults.append((("sam",), f"{run.sam}: needs the whole batch before its second pass; set accumulate: 1"))
+    if run is not None and run.sink and run.accumulate > 1:
+        faults.append((("sink",), f"{run.sink}: the device is fed whole steps; set accumulate: 1"))
     if data is not None and data["resize"] is not None and data["resize"] < data["size"]:
         faults.append((("data", "resize"), f"{data['resize']}: must be at least data.size {data['size']}"))
     if data is not None and data["validation"].group is not None:

@@ -69,6 +69,14 @@ class Checkpoint:
     keep: Annotated[int, Ge(1), Le(100)] = 2
 
 
+@checked(config=STRICT)
+class Graph:
+    """What the graph compiler is told: its level (None: the device's own default), and whether sums run in one fixed order."""
+
+    jit_level: Literal["O0", "O1", "O2"] | None = None
+    deterministic: bool = False
+
+
 @dataclass(frozen=True)
 class Component:
     """A name from a registry and its settings, complete with defaults."""
@@ -116,8 +124,15 @@ class Recipe:
     seed: int
     batch: int
     accumulate: int
-    loss_scale: float
+    amp: str
+    loss_scale: float | str
     clip_norm: float | None
+    l1: float
+    ema: float | None
+    sam: float | None
+    early_stopping: int | None
+    sink: bool
+    graph: Graph
     sync_batch_norm: bool
     max_bad_steps: int
     evaluate_every: int
@@ -138,13 +153,24 @@ class RunSettings:
     seed: Seed = 0
     batch: Batch = 128
     accumulate: PositiveInt = 1
-    loss_scale: Annotated[float, Gt(0)] = 1.0
+    amp: Literal["O0", "O1", "O2", "O3"] = "O0"
+    loss_scale: Annotated[float, Gt(0)] | Literal["dynamic"] | None = None
     clip_norm: Annotated[float, Gt(0)] | None = None
+    l1: Annotated[float, Ge(0)] = 0.0
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    sam: Annotated[float, Gt(0)] | None = None
+    early_stopping: PositiveInt | None = None
+    sink: bool = False
+    graph: Graph = field(default_factory=Graph)
     sync_batch_norm: bool = False
     max_bad_steps: PositiveInt = 20
     evaluate_every: PositiveInt = 1
     workers: Annotated[int, Ge(1), Le(512)] = 2
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    def __post_init__(self):
+        if self.loss_scale is None:  # half-precision gradients need one, others do not
+            self.loss_scale = 1.0 if self.amp == "O0" else "dynamic"
 
 
 @checked(config=STRICT)

@@ -14,6 +14,7 @@ from ..augment import LEVELS, CentreCrop
 from ..data import ImageSet, View
 from ..losses import Contrast, Loss
 from ..mixing import Mixing
+from ..models.precision import set_precision
 from ..objectives import Mixture
 from ..recipe import Component, Recipe, Stage
 from ..registry import AUGMENT, CLASS_WEIGHTS, CONTRASTS, LOSSES, MIXING, MODELS, OBJECTIVES, OPTIMIZERS, SAMPLERS
@@ -25,13 +26,15 @@ def build_model(recipe: Recipe, data: Data, seed: int | None = None) -> nn.Cell:
     """The network with new weights, those of the recipe's seed unless another is given."""
     build = MODELS.get(recipe.model.name)
     mean, std = tuple(recipe.data.mean), tuple(recipe.data.std)
-    return build(
+    network = build(
         num_classes=data.splits.train.num_classes,
         seed=recipe.seed if seed is None else seed,
         mean=mean,
         std=std,
         **recipe.model.settings,
     )
+    set_precision(network, recipe.amp)
+    return network
 
 
 def build_loss(stage: Stage, counts: np.ndarray, seed: int) -> Loss:

@@ -44,6 +44,10 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
     A run that is resumed has a copy of the checkpoint that a stage started from, so the file is not looked for.
     """
     faults = []
+    if recipe.early_stopping is not None and data.splits.validation is None:
+        faults.append(
+            f"early_stopping = {recipe.early_stopping}: there is no validation part to go by; set data.validation.share"
+        )
     train, seed = data.splits.train, recipe.seed
     model = cache(lambda: build_model(recipe, data))  # built only where a stage asks something of it
     for number, stage in enumerate(recipe.stages):
@@ -93,6 +97,8 @@ def _can_be(stage: Stage, recipe: Recipe, data: Data, model: Callable[[], nn.Cel
     """Whether the objective accepts the model as the stage leaves it, the loss and the data."""
     if stage.objective.name == "classification":
         return
+    if draws_follow(stage) and recipe.sink:
+        raise ValueError("its draws follow every step, so they cannot be sunk ahead; set sink: false")
     part = second_part(stage.objective)
     if part is not None and part not in data.splits.parts():
         raise ValueError(f"meta: {part}: there is no such part of the data; set data.validation.share, or meta: train")

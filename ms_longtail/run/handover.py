@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from ..models.freezing import parameters_in
 from ..models.heads import neutral_values
 from ..parameters import assign
 from ..training.average import averaged
-from ..training.checkpoints import load_into, optimizer_state, read
+from ..training.checkpoints import Position, load_into, optimizer_state, read
 from ..training.step import TrainStep
 from .plan import StagePlan
+
+log = logging.getLogger(__name__)
 
 
 def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
@@ -28,6 +31,21 @@ def start_file(plan: list[StagePlan], number: int, checkpoints: Path) -> Path:
         return own if own.is_file() else Path(start)
     before = plan[number - 1].label
     return checkpoints / (f"{before}.ckpt" if start == "last" else f"{before}-best.ckpt")
+
+
+def same_run(path: Path, position: Position, own: Position) -> Position:
+    """The position of a checkpoint, for the workers of now; a TrainingError where it belongs to another recipe."""
+    if position.fingerprint != own.fingerprint:
+        raise TrainingError(f"{path} belongs to another recipe (fingerprint {position.fingerprint[:12]})")
+    if position.ranks != own.ranks:
+        log.warning(
+            "the checkpoint was written by %d workers, now there are %d: the images of every step stay the same, "
+            "sums run in another order, so the last digits of the weights will differ",
+            position.ranks,
+            own.ranks,
+        )
+        position.ranks = own.ranks
+    return position
 
 
 def load_weights(model: nn.Cell, path: Path) -> None:

@@ -24,7 +24,8 @@ class StagePlan:
         order: epoch of the run -> image indices.
         second_order: the same for the images that these are mixed with, or that are read beside them; None without.
         second_part: the part of the data that it is an order of.
-        epoch_draws: images drawn an epoch; whole batches where the draws of a step follow what is learnt before it.
+        epoch_draws: images drawn an epoch; whole batches where the draws of a step follow what is learnt before it, and
+            where they are sunk into the device.
         steps_per_epoch: optimizer steps; the last one of an epoch may be smaller.
         first_draw, first_epoch: of the stage within the run.
         lr: learning rate of every step, (epochs * steps_per_epoch,).
@@ -66,7 +67,7 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
         order = build_order(stage, labels, recipe.seed, first_epoch=first_epoch, total_epochs=total_epochs)
         epoch_draws = len(order(first_epoch))
         place = {"first_epoch": first_epoch, "total_epochs": total_epochs}
-        if draws_follow(stage):
+        if draws_follow(stage) or recipe.sink:  # a sunk graph has one batch size
             epoch_draws = _whole_batches(epoch_draws, stage.batch, number)
         part = second_part(stage.objective) or "train"
         if part not in parts:

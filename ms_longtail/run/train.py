@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from .. import runtime
 from ..collectives import any_of, broadcast_parameters, from_main, gather_messages
 from ..console import Console
 from ..data import ImageSet
-from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..models.freezing import freeze
 from ..models.norm import synchronise
@@ -25,11 +25,12 @@ from ..training.checkpoints import Position, load_into, newest, write, write_las
 from ..training.predict import Collect, Predict
 from ..training.step import TrainStep
 from . import build
+from .best import keep_best
 from .dataset import Data
 from .epoch_line import epoch_line
 from .folder import RunFolder
 from .follower import Follower
-from .handover import hand_over, load_weights, renew, start_file
+from .handover import hand_over, load_weights, renew, same_run, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
@@ -85,8 +86,7 @@ class Run:
         told = from_main(None if saved is None else (str(saved[0]), asdict(saved[2])))
         if told is not None:
             path, position = Path(told[0]), Position(**told[1])
-            self._check(path, position)
-            self.position = position
+            self.position = same_run(path, position, self.position)
             if position.epoch < self.plan[position.stage].stage.epochs:
                 self._map(self.plan[position.stage], resumed=True)
             self._enter(self.plan[position.stage])
@@ -114,23 +114,13 @@ class Run:
         )
         return f"{text}, step {self.position.step} of {stage.steps_per_epoch}" if self.position.step else text
 
-    def _check(self, path: Path, position: Position) -> None:
-        if position.fingerprint != self.position.fingerprint:
-            raise TrainingError(f"{path} belongs to another recipe (fingerprint {position.fingerprint[:12]})")
-        if position.ranks != self.machine.ranks:
-            log.warning(
-                "the checkpoint was written by %d workers, now there are %d: the images of every step stay the same, "
-                "sums run in another order, so the last digits of the weights will differ",
-                position.ranks,
-                self.machine.ranks,
-            )
-            position.ranks = self.machine.ranks
-
     # ---- stages
 
     def _next(self) -> StagePlan | None:
         """Move to the stage after the present one; None after the last."""
         number = 0 if self.step is None else self.position.stage + 1
+        if self.step is not None and self.step.average is not None:
+            self.step.average.hand_over()
         if number == len(self.plan):
             return None
         before, start = self.step, self.plan[number].stage.start
@@ -142,7 +132,7 @@ class Run:
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
-        self.position.stage_best = None
+        self.position.stage_best, self.position.waited = None, 0
         self._map(self.plan[number])
         self._enter(self.plan[number])
         if before is not None:
@@ -178,9 +168,7 @@ class Run:
         self.step = TrainStep(
             objective,
             optimizer,
-            loss_scale=self.recipe.loss_scale,
-            accumulate=self.recipe.accumulate,
-            clip_norm=self.recipe.clip_norm,
+            **{key: getattr(self.recipe, key) for key in ("loss_scale", "accumulate", "clip_norm", "l1", "ema", "sam")},
             ranks=self.machine.ranks,
         )
         broadcast_parameters(self.step)
@@ -238,7 +226,12 @@ class Run:
         )
         self._rate_from = (time.monotonic(), self.position.draw)
         try:
-            self.trainer.train(epochs, dataset.project(columns), callbacks=[conductor], dataset_sink_mode=False)
+            # A sink of one step keeps the callbacks at every step; "epochs" are sinks then, and the device's queue runs ahead.
+            sink = {"dataset_sink_mode": False}
+            if self.recipe.sink and self.machine.device != "cpu" and self.machine.graph:
+                epochs = epochs * stage.steps_per_epoch - self.position.step
+                sink = {"dataset_sink_mode": True, "sink_size": 1}
+            self.trainer.train(epochs, dataset.project(columns), callbacks=[conductor], **sink)
         except RuntimeError as error:
             # MindSpore wraps what the pipeline's threads raise into pages of its own; the fault itself is here.
             for read in (source, getattr(partners, "second", None)):
@@ -271,13 +264,24 @@ class Run:
             part = "test" if self.data.splits.validation is None else "validation"
             line[part] = self._short(getattr(self.data.splits, part))
             if part == "validation":
-                self._keep_best(line)
+                ends = keep_best(
+                    line,
+                    position,
+                    self.step,
+                    self.plan,
+                    self.folder,
+                    evaluations=self.recipe.early_stopping,
+                    main=self.machine.main,
+                )
+                if ends and not last_epoch:
+                    last_epoch, position.epoch = True, stage.stage.epochs  # where a stage stands that is done
+                    self.console.say(f"stage {stage.number + 1} {stage.stage.name}: ended early, see early_stopping")
                 if last_epoch:
                     line["test"] = self._short(self.data.splits.test)
             line["eval_seconds"] = round(time.monotonic() - began, 3)
             scores = ", ".join(f"{p} top-1 {100 * line[p]['top1']:.2f} %" for p in ("validation", "test") if p in line)
             self.console.say(
-                f"epoch {position.epoch}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}"
+                f"epoch {line['epoch']}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}"
             )
         if self.machine.main:
             # The order matters: whatever the moment of a kill, last.ckpt speaks only of what is written already.
@@ -289,19 +293,6 @@ class Run:
         if last_epoch or position.epoch % self.recipe.checkpoint.every_epochs == 0:
             self._save()
         self._clock = time.monotonic()
-
-    def _keep_best(self, line: dict) -> None:
-        value, best = line["validation"]["top1"], self.position.best
-        if best is None or value > best["value"]:
-            self.position.best = {"value": value, "stage": line["stage"], "epoch": line["epoch"]}
-            if self.machine.main:
-                write(self.folder.checkpoints / "best.ckpt", self.step, self.position)
-        stage, best = self.position.stage, self.position.stage_best
-        wanted = stage + 1 < len(self.plan) and self.plan[stage + 1].stage.start == "best"
-        if wanted and (best is None or value > best):
-            self.position.stage_best = value
-            if self.machine.main:
-                write(start_file(self.plan, stage + 1, self.folder.checkpoints), self.step, self.position)
 
     def _save(self) -> None:
         if self.machine.main:
@@ -316,4 +307,6 @@ class Run:
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""
         broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
-        return model_outputs(self.trainer, self.recipe, images, self.machine)
+        average = None if self.step is None else self.step.average
+        with nullcontext() if average is None else average.in_place():
+            return model_outputs(self.trainer, self.recipe, images, self.machine)

@@ -85,6 +85,8 @@ class Conductor(Callback):
             position.epoch, position.step = position.epoch + 1, 0
             self.on_epoch_done()
             self.last_save = time.monotonic()
+            if position.epoch * self.steps_per_epoch > done:  # the stage has ended before its last epoch
+                run_context.request_stop()
         elif self.save_every_seconds is not None and time.monotonic() - self.last_save > self.save_every_seconds:
             self.save()
             self.last_save = time.monotonic()

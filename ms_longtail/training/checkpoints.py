@@ -28,7 +28,8 @@ class Position:
         step: optimizer steps of the present epoch that are done.
         draw: images drawn in the run so far.
         best: the best validation result so far, {"value": , "stage": , "epoch": }, or None.
-        stage_best: the best validation result of the stage, where the next one starts from it.
+        stage_best: the best validation result of the stage.
+        waited: evaluations of the stage since then.
         fingerprint: of the recipe.
     """
 
@@ -40,6 +41,7 @@ class Position:
     fingerprint: str = ""
     ranks: int = 1
     stage_best: float | None = None
+    waited: int = 0
 
 
 def write(path: Path, cell: nn.Cell, position: Position) -> None:

@@ -1,0 +1,44 @@
+"""The best epochs by the validation part: which checkpoints are kept for them, and when a stage has waited long enough."""
+
+from __future__ import annotations
+
+from ..training.checkpoints import Position, write
+from .folder import RunFolder
+from .handover import start_file
+from .plan import StagePlan
+
+
+def keep_best(
+    line: dict,
+    position: Position,
+    step,
+    plan: list[StagePlan],
+    folder: RunFolder,
+    *,
+    evaluations: int | None,
+    main: bool,
+) -> bool:
+    """Take note of an epoch's validation result; the first epoch with the highest top-1 is the best one.
+
+    Args:
+        line: of the epoch, with `validation`. position: its `best`, `stage_best` and `waited` are kept up to date.
+        step: what is written where the epoch is the best so far: best.ckpt, and what a next stage with `start: best` begins from.
+        evaluations: so many without a better one end the stage; None for never.
+        main: whether this worker writes.
+
+    Returns:
+        whether the stage is to end.
+    """
+    value, best = line["validation"]["top1"], position.best
+    if best is None or value > best["value"]:
+        position.best = {"value": value, "stage": line["stage"], "epoch": line["epoch"]}
+        if main:
+            write(folder.checkpoints / "best.ckpt", step, position)
+    if position.stage_best is not None and value <= position.stage_best:
+        position.waited += 1
+        return evaluations is not None and position.waited >= evaluations
+    position.stage_best, position.waited = value, 0
+    following = position.stage + 1
+    if main and following < len(plan) and plan[following].stage.start == "best":
+        write(start_file(plan, following, folder.checkpoints), step, position)
+    return False
