@@ -34,5 +34,6 @@ class Dropout(nn.Cell):
             return features
         if draws is None:
             raise ValueError("dropout in training needs the images' draw numbers")
-        out = below(row_keys(draws), self.columns, self.bound)  # (B, D)
+        # The hash of 0 is 0, whatever the column: draw 0 would leave nothing out.
+        out = below(row_keys(draws + 1), self.columns, self.bound)  # (B, D)
         return features * (1.0 - out.astype(ms.float32)) * (1.0 / (1.0 - self.p))

@@ -1,0 +1,97 @@
+"""Moving average, SAM, dropout, L1, dynamic loss scale and early stopping in whole runs: killed, resumed, handed on."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from test_resume import assert_same_run, left_alone, parameters, run
+
+from ms_longtail.cli import main
+
+RECIPE = """
+name: tiny
+data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 24, factor: 8}, validation: {share: 0.2}}
+model: {name: resnet8_cifar, dropout: 0.3}
+batch: 16
+ema: 0.9
+sam: 0.05
+l1: 1.0e-4
+loss_scale: dynamic
+augment: [random_erasing, lighting, rotation, crop]
+optimizer: {name: adabound, lr: 0.01}
+checkpoint: {every_minutes: 0.002, keep: 2}
+stages:
+  - {name: one, epochs: 2}
+  - {name: two, epochs: 2, sampler: class_balanced}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return left_alone(tmp_path_factory, RECIPE)
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_killed_and_resumed_equals_untouched(untouched, tmp_path, count):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert run(tmp_path, "step", count).returncode == -signal.SIGKILL
+    resumed = run(tmp_path, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
+
+
+def test_what_a_run_hands_on_is_the_average(untouched):
+    saved = parameters(untouched / "checkpoints" / "last.ckpt")
+    averages = {name.removeprefix("ema."): value for name, value in saved.items() if name.startswith("ema.")}
+    assert {"head.weight", "backbone.bn1.moving_mean"} <= set(averages)
+    assert not np.array_equal(averages["head.weight"], saved["head.weight"])
+    result = json.loads((untouched / "result.json").read_text())
+    logits = np.load(untouched / "logits.npz")
+    assert main(["eval", "--run", str(untouched)]) == 0  # reads the checkpoint, finds the same numbers
+    assert result["last"]["top1"] == pytest.approx(
+        (logits["logits"].argmax(axis=1) == logits["labels"]).mean() if "logits" in logits else result["last"]["top1"]
+    )
+
+
+def test_a_stage_ends_early_and_the_next_one_goes_on(tmp_path, capsys):
+    text = RECIPE.replace("ema: 0.9\nsam: 0.05\n", "early_stopping: 2\n").replace("epochs: 2", "epochs: 9")
+    text = text.replace("lr: 0.01", "lr: 1.0e-7").replace("optimizer: {name: adabound", "optimizer: {name: adam")
+    (tmp_path / "early.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "early.yaml"), "--runs", str(tmp_path)]) == 0
+    assert "ended early" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "tiny-s0" / "metrics.jsonl").read_text().splitlines()]
+    stages = {name: [line for line in lines if line["stage"] == name] for name in ("one", "two")}
+    for name, found in stages.items():
+        scores = [line["validation"]["top1"] for line in found]
+        best = scores.index(max(scores))
+        assert len(found) == best + 3 < 9, (name, scores)  # two evaluations without a better one
+        assert "test" in found[-1]
+
+
+def test_early_stopping_wants_a_validation_part(tmp_path, capsys):
+    arguments = ["--set", "early_stopping=3", "--dry-run"]
+    assert main(["train", *arguments]) == 2
+    assert "early_stopping = 3: there is no validation part" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["sam=0.1", "accumulate=2"], "sam = 0.1"),
+        (["sink=true", "accumulate=2"], "sink = True"),
+        (["ema=1.0"], "ema = 1.0"),
+        (["amp=O4"], "amp = 'O4'"),
+        (["loss_scale=huge"], "loss_scale"),
+        (["graph.jit_level=O9"], "graph.jit_level = 'O9'"),
+        (["model.dropout=1.0"], "model.dropout = 1.0"),
+        (["model.init=gauss"], "model.init = 'gauss'"),
+        (["l1=-1"], "l1 = -1"),
+    ],
+)
+def test_wrong_options(settings, message, capsys):
+    assert main(["train", "--dry-run", "--set", *settings]) == 2
+    assert message in capsys.readouterr().err
