@@ -17,7 +17,7 @@ import numpy as np
 from common import arguments, report
 
 from ms_longtail import runtime
-from ms_longtail.augment import Crop, Flip, RandomResizedCrop
+from ms_longtail.augment import Crop, Flip, RandAugment, RandomResizedCrop
 from ms_longtail.data import DrawSource, ImageSet, training_pipeline
 from ms_longtail.data.image_folder import image_folder
 from ms_longtail.samplers import instance
@@ -84,6 +84,15 @@ def main() -> None:
                 f"{share:.2f} of decoding alone",
             )
         )
+        strong: dict[int, list[float]] = {1: [], workers: []}
+        for _ in range(options.rounds):
+            for count in strong:
+                crop, policy = RandomResizedCrop(size=224), [Flip(), RandAugment()]
+                strong[count].append(throughput(photos, len(photos), 32, [crop], policy, count))
+        growth = statistics.median(b / a for a, b in zip(strong[1], strong[workers], strong=True))
+        for count, speeds in strong.items():
+            note = "" if count == 1 else f"{growth:.2f} of one"
+            rows.append(row(f"the same with RandAugment, {count} reading thread(s)", speeds, note))
     else:
         print(f"no photographs: {options.photos} is not a folder")
     report(f"input pipeline, {workers} threads", rows, options.json)

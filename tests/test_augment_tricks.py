@@ -114,7 +114,9 @@ def test_rotation_is_pillows():
     assert (Rotation(degrees=40, p=0.25, seed=3).angles(DRAWS) != 0).mean() == pytest.approx(0.25, abs=0.03)
 
 
-@pytest.mark.parametrize("op", [RandomErasing(p=1.0, fill="noise"), Lighting(), Rotation()], ids=lambda op: type(op).__name__)
+@pytest.mark.parametrize(
+    "op", [RandomErasing(p=1.0, fill="noise"), Lighting(), Rotation()], ids=lambda op: type(op).__name__
+)
 def test_choices_depend_on_the_draw_number_alone(op):
     images = np.random.default_rng(1).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
     together = op(images.copy(), DRAWS[:20])

@@ -64,7 +64,7 @@ def test_a_stage_ends_early_and_the_next_one_goes_on(tmp_path, capsys):
     assert main(["train", "--config", str(tmp_path / "early.yaml"), "--runs", str(tmp_path)]) == 0
     assert "ended early" in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "tiny-s0" / "metrics.jsonl").read_text().splitlines()]
-    stages = {name: [line for line in lines if line["stage"] == name] for name in ("one", "two")}
+    stages = {name: [line for line in lines if line["name"] == name] for name in ("one", "two")}
     for name, found in stages.items():
         scores = [line["validation"]["top1"] for line in found]
         best = scores.index(max(scores))

@@ -37,5 +37,7 @@ def epoch_line(
         "unreadable_images": unreadable,
         "train_seconds": round(seconds, 3),
     }
+    if step.loss_scale.dynamic:
+        line["loss_scale"] = float(step.loss_scale.value.asnumpy())
     learnt = step.objective.learnt()
     return line | ({"learnt": learnt} if learnt else {})
