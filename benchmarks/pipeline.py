@@ -89,7 +89,7 @@ def main() -> None:
             for count in strong:
                 crop, policy = RandomResizedCrop(size=224), [Flip(), RandAugment()]
                 strong[count].append(throughput(photos, len(photos), 32, [crop], policy, count))
-        growth = statistics.median(b / a for a, b in zip(strong[1], strong[workers], strong=True))
+        growth = statistics.median(b / a for a, b in zip(strong[1], strong[workers], strict=True))
         for count, speeds in strong.items():
             note = "" if count == 1 else f"{growth:.2f} of one"
             rows.append(row(f"the same with RandAugment, {count} reading thread(s)", speeds, note))

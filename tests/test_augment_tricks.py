@@ -12,7 +12,7 @@ from ms_longtail.augment.lighting import AXES, VARIANCES
 DRAWS = np.arange(4000)
 
 
-def whole(size=(24, 32), count=len(DRAWS), level=200):
+def whole(size=(24, 32), count=4000, level=200):
     return np.full((count, *size, 3), level, np.uint8)
 
 

@@ -2,12 +2,17 @@
 
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_resume import assert_same_run, left_alone, parameters, run
 
+from ms_longtail import recipe
 from ms_longtail.cli import main
+from ms_longtail.run import dataset, plan
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 RECIPE = """
 name: tiny
@@ -95,3 +100,14 @@ def test_early_stopping_wants_a_validation_part(tmp_path, capsys):
 def test_wrong_options(settings, message, capsys):
     assert main(["train", "--dry-run", "--set", *settings]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sunk_epoch_has_whole_batches():
+    plans = {}
+    for sink in ("false", "true"):
+        wanted = recipe.load(CONFIGS / "digits_lt" / "ce.yaml", [f"sink={sink}", "batch=48", "sampler=instance"])
+        (plans[sink],) = plan.make_plan(wanted, dataset.load_data(wanted))
+    images = plans["false"].epoch_draws
+    assert images % 48
+    assert plans["true"].epoch_draws == images - images % 48
+    assert plans["true"].steps_per_epoch == plans["false"].steps_per_epoch - 1
