@@ -41,7 +41,8 @@ def key_of(path: str) -> str:
 def load(name: str, version: int) -> dict[str, np.ndarray] | None:
     """The arrays of that name, or None where there are none, or none of this version, or the file is damaged."""
     try:
-        with np.load(cache_folder() / f"{name}.npz", allow_pickle=False) as file:
+        # Opened here: NumPy would leave a damaged one open.
+        with open(cache_folder() / f"{name}.npz", "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}  # reads all, so the archive's checksums are compared
         return arrays if arrays.pop("version").tolist() == version else None
     except Exception:  # a damaged archive raises many kinds, and all mean the same

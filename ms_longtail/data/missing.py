@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
+
+from .paths import Paths
 
 FEW = 3  # files of a folder that are asked for one by one: opening, listing and closing it are three calls as well
 
@@ -18,32 +22,33 @@ def missing(files: Sequence[str], *, threads: int = 16) -> np.ndarray:
         files: (N,) paths.
         threads: folders that are listed at once; a network file system answers many questions as fast as one.
     """
-    number: dict[str, int] = {}
-    ends = np.fromiter((path.rfind("/") + 1 for path in files), np.int64, len(files))
-    which = np.fromiter(
-        (number.setdefault(path[:end], len(number)) for path, end in zip(files, ends.tolist(), strict=True)),
-        np.int64,
-        len(files),
-    )
-    order = np.argsort(which, kind="stable")
-    bounds = np.searchsorted(which[order], np.arange(len(number) + 1))
+    number: dict[str, int] = defaultdict(count().__next__)
+    which = np.array([number[path[: path.rfind("/") + 1]] for path in files], np.int64)
+    order, folders = np.argsort(which, kind="stable"), list(number)
+    bounds = np.searchsorted(which[order], np.arange(len(folders) + 1))
 
-    def look(folder: str) -> list[int]:
-        place = number[folder]
-        here = order[bounds[place] : bounds[place + 1]].tolist()
-        names = [files[i][len(folder) :] for i in here]
-        absent = _absent(folder, set(names))
-        return [i for i, name in zip(here, names, strict=True) if name in absent] if absent else []
+    def look(places: range) -> list[np.ndarray]:
+        found = []
+        for place in places:
+            here = order[bounds[place] : bounds[place + 1]]
+            chosen = files.take(here) if isinstance(files, Paths) else [files[i] for i in here]
+            names = [path[len(folders[place]) :] for path in chosen]
+            absent = _absent(folders[place], set(names))
+            if absent:
+                found.append(here[[name in absent for name in names]])
+        return found
 
+    # Some folders a task where they are many: a task costs more than a small folder.
+    step = min(16, 1 + len(folders) // (4 * threads))
+    tasks = [range(first, min(first + step, len(folders))) for first in range(0, len(folders), step)]
     with ThreadPoolExecutor(threads) as pool:
-        found = [i for some in pool.map(look, number) for i in some]
-    return np.sort(np.array(found, np.int64))
+        found = [some for task in pool.map(look, tasks) for some in task]
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
 def _absent(folder: str, names: set[str]) -> set[str]:
-    """Those of the names that are no file in the folder."""
+    """Those of the names that are no file in the folder; the set is used up."""
     if len(names) > FEW:
-        names = set(names)
         try:
             with os.scandir(folder or ".") as entries:
                 for entry in entries:

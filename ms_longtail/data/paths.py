@@ -36,6 +36,17 @@ class Paths(Sequence):
         ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
         return cls(b"".join(parts), np.concatenate([[0], ends[:-1]]) if parts else ends, ends, prefix)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Paths]) -> Paths:
+        """One behind the other; a block that several share (as parts of one list do) is there once. The prefixes must agree."""
+        if len({part.prefix for part in parts}) != 1:
+            raise ValueError("paths with different prefixes cannot be joined")
+        blobs = {id(part.blob): part.blob for part in parts}
+        begins = dict(zip(blobs, np.cumsum([0, *map(len, blobs.values())]).tolist(), strict=False))
+        starts = np.concatenate([part.starts + begins[id(part.blob)] for part in parts])
+        ends = np.concatenate([part.ends + begins[id(part.blob)] for part in parts])
+        return cls(b"".join(blobs.values()), starts, ends, parts[0].prefix)
+
     def __len__(self) -> int:
         return len(self.starts)
 

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from ..data import ImageSet, missing
+from ..data import ImageSet, Paths, missing
 from ..errors import DataError
 from ..recipe import Recipe
 from .dataset import Data, data_root
@@ -18,16 +18,22 @@ def require_images(recipe: Recipe, data: Data) -> None:
     """A DataError where files of a list do not exist: the first, its line, how many.
 
     With `data.on_error: skip` it is a warning while no more than `data.max_error_share` of a part's images are missing and
-    every class of train has one left. Sets whose files were found on disk in the first place are not looked at.
+    every class of train has one left. Sets whose files were found on disk in the first place (their paths are no `Paths`) are not
+    looked at.
     """
-    root = data_root(recipe)
-    for name, part in data.splits.parts().items():
-        if part.files is None or part.origin is None:
-            continue
-        lost = missing(part.files)
+    root, parts = data_root(recipe), data.splits.parts()
+    if not all(isinstance(part.files, Paths) for part in parts.values()):
+        return
+    everything = missing(Paths.joined([part.files for part in parts.values()]))  # parts share folders
+    first = 0
+    for name, part in parts.items():
+        lost = everything[(everything >= first) & (everything < first + len(part))] - first
+        first += len(part)
         if not len(lost):
             continue
         said = f"{name}: {len(lost)} of {len(part)} images do not exist, the first: {part.name(int(lost[0]))}"
+        if len(everything) > len(lost):
+            said += f"; with the other parts {len(everything)}"
         share = recipe.data.max_error_share
         if len(lost) > share * len(part):
             more = f", more than data.max_error_share {share}" if recipe.data.on_error == "skip" else ""
