@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -73,11 +72,6 @@ def job(kind: str, folder: Path) -> Callable:
     return lambda: missing(files)
 
 
-def high_water() -> int:
-    """The most resident memory of this process so far, bytes. (`ru_maxrss` would begin with that of the process it came from.)"""
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()).group(1))
-
-
 def measure(kind: str, folder: Path) -> None:
     """In the process of its own: one line of JSON."""
     if kind.endswith("+"):  # memory
@@ -87,12 +81,11 @@ def measure(kind: str, folder: Path) -> None:
         stays, peak = tracemalloc.get_traced_memory()
         print(json.dumps({"peak": peak, "stays": stays, "kept": kept is not None}))
         return
-    run, before = job(kind, folder), high_water()
+    run = job(kind, folder)
     began, worked = time.perf_counter(), time.process_time()
     kept = run()
     seconds, worked = time.perf_counter() - began, time.process_time() - worked
-    grown = high_water() - before
-    print(json.dumps({"seconds": seconds, "cpu": worked, "rss": grown, "kept": kept is not None}))
+    print(json.dumps({"seconds": seconds, "cpu": worked, "kept": kept is not None}))
 
 
 def ask(kind: str, folder: Path, cache: Path) -> dict:
@@ -111,7 +104,6 @@ def row(what: str, runs: list[dict], memory: dict) -> dict:
         "CPU seconds, median": f"{statistics.median(r['cpu'] for r in runs):.2f}",
         "allocated at most, MB": round(memory["peak"] / 1e6),
         "stays, MB": round(memory["stays"] / 1e6),
-        "resident memory grows by, MB": round(max(r["rss"] for r in runs) / 1e6),
     }
 
 

@@ -150,8 +150,9 @@ def test_a_missing_image_is_told_with_its_line_and_how_many(config, tmp_path, ca
     assert not caplog.messages
 
 
-def test_a_part_carved_out_of_train_is_looked_at(config):
-    path = config(gone={"train/7.png"}, validation={"share": 0.5})
+@pytest.mark.parametrize("group", [None, r"^train/(\d+)\.png$"])
+def test_a_part_carved_out_of_train_is_looked_at(config, group):
+    path = config(gone={"train/7.png"}, validation={"share": 0.5, "group": group})
     with pytest.raises(DataError, match=r"^(train|validation): 1 of 20 .*7\.png \(.*train\.txt, line 8\)"):
         look(path)
 

@@ -124,7 +124,7 @@ def _make(data: bytes, path: str) -> Index:
 
 def _parse(data: bytes, path: str) -> dict[str, Any]:
     try:
-        content = json.loads(data.decode())
+        content = json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); is the file complete?") from error
     except UnicodeDecodeError as error:
