@@ -103,7 +103,7 @@ def train(options: argparse.Namespace) -> int:
     from . import runtime
     from .collectives import from_main
     from .console import Console
-    from .run import check, dataset, folder, plan, reuse
+    from .run import check, dataset, folder, missing, plan, reuse
     from .run.finish import finish
     from .run.train import Interrupted, Run
 
@@ -121,6 +121,8 @@ def train(options: argparse.Namespace) -> int:
         check.check(recipe, data, resuming=not machine.main or home.begun)
     except RecipeError as error:
         raise RecipeError(error.faults, options.config or options.data or options.resume or recipe.name) from error
+    if machine.main and not finished:  # run_distribute.sh has looked on every machine
+        missing.require_images(recipe, data)
     if options.dry_run:
         console.say(recipes.to_yaml(recipe))
         console.table("plan", plan.describe(plan.make_plan(recipe, data)))

@@ -30,6 +30,14 @@ def cpu():
     ms.set_device("CPU")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's own cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSLT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def real_images() -> Path:
     """The folder of real data sets, or a skip."""

@@ -4,7 +4,9 @@ from . import cifar, digits, image_folder, image_list, inaturalist  # noqa: F401
 from .carve import carve, group_by_name
 from .following import Board, RateSource
 from .image_set import ImageSet, Splits
+from .missing import missing
 from .partners import Beside, Partners
+from .paths import Paths
 from .pipeline import evaluation_pipeline, training_pipeline
 from .source import DrawSource, View
 from .subset import checksum, choose, imbalance_factor, profile_counts, profile_shares
@@ -15,6 +17,7 @@ __all__ = [
     "DrawSource",
     "ImageSet",
     "Partners",
+    "Paths",
     "RateSource",
     "Splits",
     "View",
@@ -24,6 +27,7 @@ __all__ = [
     "evaluation_pipeline",
     "group_by_name",
     "imbalance_factor",
+    "missing",
     "profile_counts",
     "profile_shares",
     "training_pipeline",

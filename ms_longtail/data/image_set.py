@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .decode import read_image
+from .paths import Paths
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ImageSet:
         labels: class ids, int32 (N,).
         class_names: a name per class, length C.
         images: uint8 (N, H, W, 3) for sets that fit in memory, else None.
-        files: paths for sets on disk, else None.
+        files: paths for sets on disk, else None; `Paths` where there may be very many.
         origin: image number -> where it is described ("train.txt, line 12"), for error messages.
     """
 
@@ -56,12 +57,14 @@ class ImageSet:
     def subset(self, indices: np.ndarray) -> ImageSet:
         """Only these images, in this order; memory is copied only for the images chosen."""
         indices = np.asarray(indices)
-        origin = self.origin
+        files, origin = self.files, self.origin
+        if files is not None:
+            files = files.take(indices) if isinstance(files, Paths) else [files[i] for i in indices]
         return replace(
             self,
             labels=self.labels[indices],
             images=None if self.images is None else self.images[indices],
-            files=None if self.files is None else [self.files[i] for i in indices],
+            files=files,
             origin=None if origin is None else lambda i: origin(int(indices[i])),
         )
 

@@ -2,78 +2,70 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
 from ..registry import DATASETS
+from .coco_index import Index, read_index
 from .image_set import ImageSet, Splits
+from .listed import further, warn_of_shared
+from .paths import Paths
+
+log = logging.getLogger(__name__)
 
 
 @DATASETS.register("inaturalist")
 def inaturalist(*, root: str, train_json: str, test_json: str) -> Splits:
     """iNaturalist 2018 (Van Horn et al., CVPR 2018) from train2018.json and val2018.json.
 
+    A class is a category of train_json, by ascending id. The files are parsed once; what is needed of them goes into the cache
+    folder ($MSLT_CACHE, else $XDG_CACHE_HOME/ms_longtail, else ~/.cache/ms_longtail) and is made again when a file changes.
+
     Args:
         root: folder that the `file_name` entries are relative to.
         train_json, test_json: the published files; the challenge's validation set is the literature's test set.
 
     Raises:
-        DataError: a file that is missing, cut short or of another structure, with the line where it breaks.
+        DataError: a file that is missing, cut short (with the line where it breaks) or of another structure; an entry that is
+            wrong, by its place from 0 ("annotation 17"): of an unknown image or category, or of an image that has one already;
+            a category without a training image.
     """
     if not Path(root).is_dir():
         raise DataError(f"data.root: the folder {root} does not exist (file names in {train_json} are relative to it)")
-    train = _read(train_json, "data.train_json")
-    test = _read(test_json, "data.test_json")
-    names = {_field(c, "id", train_json, "category"): str(c.get("name", c["id"])) for c in train["categories"]}
-    ids = sorted(names)
-    class_names = tuple(names[i] for i in ids)
+    unsaved: list[str] = []
+    train = read_index(train_json, "data.train_json", unsaved)
+    test = read_index(test_json, "data.test_json", unsaved)
+    if unsaved:
+        log.warning("no index was kept, so the JSON will be parsed every time (%s); set MSLT_CACHE", unsaved[0])
+    # Words behind numbers, where a file should have both.
+    ids = sorted(train.categories, key=lambda i: (isinstance(i, str), i))
     label_of = {category: label for label, category in enumerate(ids)}
-    return Splits(
-        _images(train, root, train_json, label_of, class_names), _images(test, root, test_json, label_of, class_names)
-    )
+    names = tuple(train.categories[i] for i in ids)
+    parts = {
+        "train": _images(train, root, train_json, label_of, names),
+        "test": _images(test, root, test_json, label_of, names),
+    }
+    empty = np.flatnonzero(parts["train"].class_counts == 0)
+    if len(empty):
+        raise DataError(
+            f"{train_json}: the category {ids[empty[0]]!r} ({names[empty[0]]}) has no image"
+            f"{further(len(empty) - 1)}; every class needs one to train on"
+        )
+    warn_of_shared(parts)
+    return Splits(parts["train"], parts["test"])
 
 
-def _field(entry, key: str, path: str, kind: str):
-    """entry[key], or an error that shows the entry."""
-    if not isinstance(entry, dict) or key not in entry:
-        raise DataError(f"{path}: {kind} {str(entry)[:80]!r} has no {key!r}")
-    return entry[key]
-
-
-def _read(path: str, key: str) -> dict:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{key}: cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); is the file complete?") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: no map of images, annotations and categories; this is not COCO-style JSON")
-    missing = [part for part in ("images", "annotations", "categories") if part not in content]
-    if missing:
-        raise DataError(f"{path}: no {' and no '.join(missing)}; this is not COCO-style JSON")
-    return content
-
-
-def _images(content: dict, root: str, path: str, label_of: dict[int, int], names: tuple[str, ...]) -> ImageSet:
-    files = {_field(i, "id", path, "image"): _field(i, "file_name", path, "image") for i in content["images"]}
-    annotations = content["annotations"]
-    labels = np.empty(len(annotations), np.int32)
-    paths = []
-    for place, annotation in enumerate(annotations):
-        image = _field(annotation, "image_id", path, "annotation")
-        category = _field(annotation, "category_id", path, "annotation")
-        if image not in files:
-            raise DataError(f"{path}, annotation {place}: no image has the id {image}")
-        if category not in label_of:
-            raise DataError(f"{path}, annotation {place}: no training category has the id {category}")
-        labels[place] = label_of[category]
-        paths.append(f"{root}/{files[image]}")
-    if not paths:
-        raise DataError(f"{path}: no annotation")
-    return ImageSet(labels, names, files=paths, origin=lambda i: f"{path}, annotation {i}")
+def _images(index: Index, root: str, path: str, label_of: dict[int | str, int], names: tuple[str, ...]) -> ImageSet:
+    label = np.array([label_of.get(category, -1) for category in index.seen], np.int32)
+    labels = label[index.codes]
+    unknown = np.flatnonzero(labels < 0)
+    if len(unknown):
+        category = index.seen[index.codes[unknown[0]]]
+        raise DataError(
+            f"{path}, annotation {unknown[0]}: no training category has the id {category!r}{further(len(unknown) - 1)}"
+        )
+    files = Paths(index.files.blob, index.files.starts, index.files.ends, f"{root}/")
+    return ImageSet(labels, names, files=files, origin=lambda i: f"{path}, annotation {i}")

@@ -14,6 +14,7 @@ from ..evaluation import gallery as table
 from ..recipe import Recipe, differences, essence, load
 from . import check, dataset
 from .folder import RunFolder, runs_of
+from .missing import require_images
 from .plan import make_plan
 from .reuse import stages_taken
 
@@ -98,7 +99,9 @@ def make_jobs(recipes: dict[str, Path], seeds: list[int], overrides: list[str]) 
             first = versions[0]
             key = json.dumps(first.plain["data"], sort_keys=True)
             if last is None or last[0] != key:
-                last = key, dataset.load_data(first)
+                found = dataset.load_data(first)
+                require_images(first, found)
+                last = key, found
             data = last[1]
             check.check(first, data)
             steps = sum(stage.stage.epochs * stage.steps_per_epoch for stage in make_plan(first, data))

@@ -17,6 +17,7 @@ from ..errors import RecipeError, UserError
 from . import check
 from .cluster import Cluster, cluster, local_threads
 from .dataset import load_data
+from .missing import require_images
 from .plan import make_plan
 from .watch import GRACE, Watch
 
@@ -62,6 +63,7 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
     try:
         check.check(recipe, data, resuming=options.resume is not None)
         make_plan(recipe, data, place.workers)
+        require_images(recipe, data)  # on this machine; another one may have its own disk
     except RecipeError as error:
         raise RecipeError(error.faults, options.config) from error
     if place.workers == 1:  # msrun would start a scheduler, too, which takes itself for the worker
