@@ -87,6 +87,8 @@ MODEL_AS_BEFORE = {"branches": 1, "experts": 1, "scale": 1.0}
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights. Where the images lie does not; which ones they are is in split.json."""
     kept = {key: value for key, value in plain.items() if key not in NEUTRAL}
+    if kept.get("pretrained") is None:
+        kept.pop("pretrained", None)
     as_before = AS_BEFORE | {"batch": plain.get("batch")}
     stages = [
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}

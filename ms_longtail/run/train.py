@@ -15,7 +15,6 @@ from .. import runtime
 from ..collectives import any_of, broadcast_parameters, from_main, gather_messages
 from ..console import Console
 from ..data import ImageSet
-from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..models.freezing import freeze
 from ..models.norm import synchronise
@@ -29,10 +28,11 @@ from .dataset import Data
 from .epoch_line import epoch_line
 from .folder import RunFolder
 from .follower import Follower
-from .handover import hand_over, load_weights, renew, start_file
+from .handover import accept, hand_over, load_weights, renew, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
+from .pretrained import keep_pretrained, take
 from .sources import stage_dataset
 from .teachers import keep_teachers, load_teacher
 
@@ -85,7 +85,7 @@ class Run:
         told = from_main(None if saved is None else (str(saved[0]), asdict(saved[2])))
         if told is not None:
             path, position = Path(told[0]), Position(**told[1])
-            self._check(path, position)
+            accept(path, position, self.position.fingerprint, self.machine.ranks)
             self.position = position
             if position.epoch < self.plan[position.stage].stage.epochs:
                 self._map(self.plan[position.stage], resumed=True)
@@ -97,6 +97,7 @@ class Run:
         self.faults |= gather_messages(self.folder.read_unreadable() if self.machine.main else {})
         if self.machine.main:
             keep_teachers(self.plan, self.folder)
+            keep_pretrained(self.recipe, self.model, self.folder, self.console)
             self.folder.keep_metrics_until(self.position.draw)
         with StopSignals() as signals:
             while self.position.stage < len(self.plan):
@@ -114,18 +115,6 @@ class Run:
         )
         return f"{text}, step {self.position.step} of {stage.steps_per_epoch}" if self.position.step else text
 
-    def _check(self, path: Path, position: Position) -> None:
-        if position.fingerprint != self.position.fingerprint:
-            raise TrainingError(f"{path} belongs to another recipe (fingerprint {position.fingerprint[:12]})")
-        if position.ranks != self.machine.ranks:
-            log.warning(
-                "the checkpoint was written by %d workers, now there are %d: the images of every step stay the same, "
-                "sums run in another order, so the last digits of the weights will differ",
-                position.ranks,
-                self.machine.ranks,
-            )
-            position.ranks = self.machine.ranks
-
     # ---- stages
 
     def _next(self) -> StagePlan | None:
@@ -138,7 +127,8 @@ class Run:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
             if start.endswith(".ckpt"):
                 write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
-        renew(self.model, self.plan[number], self.new, self.recipe.seed)
+        pretrained = partial(take, recipe=self.recipe, folder=self.folder, main=self.machine.main)
+        renew(self.model, self.plan[number], self.new, self.recipe.seed, pretrained)
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
