@@ -133,14 +133,13 @@ def explain(matched: Matched, *, model: str, found: Mapping[str, np.ndarray]) ->
     # Without a single name in common, whatever the file has is worth showing.
     strange = strange or ([] if matched.assigned else [f"{name} {shape}" for name, shape in matched.left_over.items()])
     wrong = [f"{name} {here} is {there} there" for name, _, here, there in matched.wrong_shape if name[:5] != "head."]
-    parts = [f"holds weights of another architecture than {model}"]
+    other = architecture(found)
+    whose = f": they are those of {other}; set model.name: {other}" if other not in (None, model) else ""
+    parts = [f"holds weights of another architecture than {model}{whose}"]
     parts += [_listed("of the network, not in the file", missing)] if missing else []
     parts += [_listed("of another shape", wrong)] if wrong else []
     parts += [_listed("in the file, not of the network", strange)] if strange else []
-    other = architecture(found)
-    if other is not None and other != model:
-        parts.append(f"they are those of {other}; set model.name: {other}")
-    return "; ".join(parts)
+    return "\n    ".join(parts)
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -31,11 +31,14 @@ def fit(recipe: Recipe, network: nn.Cell) -> tuple[dict[str, np.ndarray], Matche
         ValueError: the file cannot be read, is of another architecture, or lacks a head that the recipe wants kept.
     """
     wanted = recipe.pretrained
-    found, what = read_weights(wanted.path)
+    try:
+        found, what = read_weights(wanted.path)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(wanted.path).lstrip()) from error
     own = {p.name: p.shape for p in network.get_parameters()}
     matched = match(own, found, wanted.head)
     if matched.foreign:
-        raise ValueError(f"({what}) {explain(matched, model=recipe.model.name, found=found)}")
+        raise ValueError(f"{what}; {explain(matched, model=recipe.model.name, found=found)}")
     if matched.head and wanted.head == "keep":
         raise ValueError(f"head: keep, but {matched.head}; set head: auto, or skip")
     values = {name: found[source] for name, source in matched.assigned.items()}

@@ -108,7 +108,7 @@ def _of_safetensors(path: Path) -> dict[str, np.ndarray]:
         array = np.frombuffer(entry["data"], np.dtype(kind).newbyteorder("<")).reshape(entry["shape"])
         if entry["dtype"] == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
-        result[name] = np.array(array, np.float32 if kind[0] == "f" else np.dtype(kind))
+        result[name] = np.array(array, np.float32 if array.dtype.kind == "f" else np.dtype(kind))
     return result
 
 
