@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,8 +75,10 @@ def match(own: Mapping[str, Shape], found: Mapping[str, np.ndarray], head: Head 
     known = by_own_name(shapes)
     why = _head(own, {name: shapes[known[name]] for name in known if name.startswith("head.")}, head)
     assigned, missing, wrong = {}, {}, []
+    last = max(_blocks(known), default=0)
+    shared = len(_blocks(own).get(last, ()))
     for name, shape in own.items():
-        source = next((known[as_] for as_ in (name, _original(name, own, known)) if as_ in known), None)
+        source = known.get(name) or known.get(_original(name, last, shared))
         if source is None or (name.startswith("head.") and head == "skip"):
             missing[name] = tuple(shape)
         elif shapes[source] != tuple(shape):
@@ -111,19 +113,25 @@ def _head(own: Mapping[str, Shape], found: dict[str, Shape], head: Head) -> str:
     return ""
 
 
-def _original(name: str, own: Mapping[str, Shape], known: Mapping[str, str]) -> str:
-    """What a parameter of a branch or an expert is called in a network that has one of either."""
-    last = max((int(step[1]) for step in map(_LAYER.match, known) if step), default=0)
+def _original(name: str, last: int, shared: int) -> str:
+    """What a parameter of a branch or an expert is called in a network that has one of either.
+
+    Args:
+        last: number of the file's last layer. shared: blocks of it that both branches have in common.
+    """
     if branch := re.fullmatch(r"backbone\.branches\.(?:conventional|rebalancing)\.(.+)", name):
-        shared = {step[2] for step in map(_BLOCK.match, own) if step and int(step[1]) == last}
-        return f"backbone.layer{last}.{len(shared)}.{branch[1]}"
+        return f"backbone.layer{last}.{shared}.{branch[1]}"
     if expert := re.fullmatch(r"backbone\.branches\.each\.\d+\.([01])\.(.+)", name):
         return f"backbone.layer{last - 1 + int(expert[1])}.{expert[2]}"
     return name
 
 
-_LAYER = re.compile(r"backbone\.layer(\d+)\.")
-_BLOCK = re.compile(r"backbone\.layer(\d+)\.(\d+)\.")
+def _blocks(names: Iterable[str]) -> dict[int, set[int]]:
+    """Layer -> numbers of its blocks."""
+    found: dict[int, set[int]] = {}
+    for step in filter(None, map(re.compile(r"backbone\.layer(\d+)\.(\d+)\.").match, names)):
+        found.setdefault(int(step[1]), set()).add(int(step[2]))
+    return found
 
 
 def explain(matched: Matched, *, model: str, found: Mapping[str, np.ndarray]) -> str:
@@ -150,9 +158,7 @@ def _listed(what: str, names: list[str]) -> str:
 def architecture(found: Mapping[str, np.ndarray]) -> str | None:
     """Which of our residual networks a file's parameters are those of, by blocks and widths; None if none of them."""
     known = {name: tuple(found[source].shape) for name, source in by_own_name(found).items()}
-    blocks: dict[int, set[int]] = {}
-    for step in filter(None, map(_BLOCK.match, known)):
-        blocks.setdefault(int(step[1]), set()).add(int(step[2]))
+    blocks = _blocks(known)
     counts = tuple(len(blocks[number]) for number in sorted(blocks))
     stem, middle = known.get("backbone.conv1.weight"), known.get("backbone.layer1.0.conv2.weight")
     deep = "backbone.layer1.0.conv3.weight" in known
