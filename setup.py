@@ -37,6 +37,7 @@ setup(
         "annotated-types>=0.6",
         "scikit-learn>=1.4",
         "scipy>=1.11",
+        "safetensors>=0.4",
         "matplotlib>=3.8",
         "rich>=13",
         "psutil>=5.9",

@@ -82,7 +82,15 @@ AS_BEFORE = {
     "contrast": {"name": "none"},
 }
 MODEL_AS_BEFORE = {"branches": 1, "experts": 1, "scale": 1.0, "dropout": 0.0, "init": "kaiming", "zero_gamma": False}
-RUN_AS_BEFORE = {"amp": "O0", "l1": 0.0, "ema": None, "sam": None, "early_stopping": None, "sink": False}
+RUN_AS_BEFORE = {
+    "amp": "O0",
+    "l1": 0.0,
+    "ema": None,
+    "sam": None,
+    "early_stopping": None,
+    "sink": False,
+    "pretrained": None,
+}
 
 
 def essence(plain: dict[str, Any]) -> dict[str, Any]:

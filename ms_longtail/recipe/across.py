@@ -33,6 +33,17 @@ def between(run: RunSettings | None, data: Any) -> list[Fault]:
     return faults
 
 
+def unused(run: RunSettings | None, stages: list[Stage | None]) -> list[Fault]:
+    """Pretrained weights that no stage would begin with."""
+    if run is None or run.pretrained is None or not stages or stages[0] is None:
+        return []
+    later = [stage for stage in stages[1:] if stage is None or stage.start == "fresh"]
+    if not stages[0].start.endswith(".ckpt") or later:
+        return []
+    message = f"{shorten(run.pretrained.path)}: the first stage starts from {stages[0].start}; leave one of them out"
+    return [(("pretrained", "path"), message)]
+
+
 def between_stages(model: Component | None, stages: list[Stage | None]) -> list[Fault]:
     """Faults of the stages that are whole, with those before them that are."""
     faults = _model(model)

@@ -23,6 +23,7 @@ COMPONENTS = (
     "schedule",
 )
 NAMED = (*COMPONENTS, "data")  # maps that a bare name stands for
+BARE = dict.fromkeys(NAMED, "name") | {"pretrained": "path"}  # key -> what a bare word below it says
 STAGE_KEYS = (
     "objective",
     "freeze",
@@ -114,15 +115,15 @@ def read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(read(path.parent / base, (*chain, path)), content)
 
 
-def named(value: Any) -> Any:
-    """A bare string means {name: it}."""
-    return {"name": value} if isinstance(value, str) else value
+def named(value: Any, key: str = "") -> Any:
+    """A bare string means {name: it}, or {path: it} where the key asks for a file."""
+    return {BARE.get(key, "name"): value} if isinstance(value, str) else value
 
 
 def merge(base: Any, change: Any, key: str = "") -> Any:
     """`change` laid over `base`: maps merge key by key, everything else replaces; a new `name` replaces the whole map."""
-    if key in NAMED:
-        base, change = named(base), named(change)
+    if key in BARE:
+        base, change = named(base, key), named(change, key)
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     if "name" in change and "name" in base and change["name"] != base["name"] and key in NAMED:
@@ -171,8 +172,8 @@ def assign(content: dict[str, Any], path: tuple[str, ...], value: Any) -> tuple[
             else:
                 if place.get(part) is None:
                     place[part] = {}
-                if part in NAMED:
-                    place[part] = named(place[part])
+                if part in BARE:
+                    place[part] = named(place[part], part)
                 place = place[part]
         else:
             raise RecipeError([f"--set {where} = {value!r}: {place!r} holds no keys"], "command line")

@@ -77,6 +77,14 @@ class Graph:
     deterministic: bool = False
 
 
+@checked(config=STRICT)
+class Pretrained:
+    """The file of weights that a run begins with, and its head: taken if it fits, always, or never."""
+
+    path: Annotated[str, Field(min_length=1)]
+    head: Literal["auto", "keep", "skip"] = "auto"
+
+
 @dataclass(frozen=True)
 class Component:
     """A name from a registry and its settings, complete with defaults."""
@@ -138,6 +146,7 @@ class Recipe:
     evaluate_every: int
     workers: int
     checkpoint: Checkpoint
+    pretrained: Pretrained | None
     data: Data
     data_settings: dict[str, Any]
     model: Component
@@ -167,6 +176,7 @@ class RunSettings:
     evaluate_every: PositiveInt = 1
     workers: Annotated[int, Ge(1), Le(512)] = 2
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    pretrained: Pretrained | None = None
 
     def __post_init__(self):
         if self.loss_scale is None:  # half-precision gradients need one, others do not

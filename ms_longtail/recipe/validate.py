@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from ..augment import LEVELS
 from ..registry import AUGMENT
-from .across import Fault, between, between_stages
+from .across import Fault, between, between_stages, unused
 from .merge import COMPONENTS, OWN_KEYS, STAGE_KEYS, inherit_stages, merge, named
 from .schema import Component, Data, Recipe, RunSettings, Stage, StageSettings
 from .settings import SUPPLIED, adapter, check, nearest, parameters, shorten
@@ -45,6 +45,10 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
         faults.append((("description",), f"{shorten(description)}: must be text"))
 
     run_content = {key: content[key] for key in RUN_KEYS if key in content}
+    if "pretrained" in run_content:
+        given = named(run_content["pretrained"], "pretrained")
+        nothing = isinstance(given, dict) and given.get("path") in (None, "none") and "path" in given
+        run_content["pretrained"] = None if nothing else given
     run, found = check(TypeAdapter(RunSettings), run_content, "")
     faults += found
     data, found = component("data", content.get("data", "digits_lt"), "data")
@@ -53,7 +57,7 @@ def build(content: dict[str, Any]) -> tuple[Recipe | None, list[Fault]]:
     faults += found
     stages, found = _stages(content)
     faults += found
-    faults += between(run, data) + between_stages(model, stages)
+    faults += between(run, data) + between_stages(model, stages) + unused(run, stages)
     if faults:
         return None, list(dict.fromkeys(faults))  # a batch is the run's and every stage's
 

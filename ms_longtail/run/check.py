@@ -33,6 +33,7 @@ from .build import (
 )
 from .dataset import Data
 from .plan import draws_follow
+from .pretrained import fit
 from .teachers import build_teacher, describe_teacher
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
     """A RecipeError with all settings that a component refuses on this data.
 
-    A run that is resumed has a copy of the checkpoint that a stage started from, so the file is not looked for.
+    A run that is resumed has a copy of the checkpoint that a stage started from, and of the weights that it began with, so
+    the files are not looked for.
     """
     faults = []
     if recipe.early_stopping is not None and data.splits.validation is None:
@@ -50,6 +52,11 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
         )
     train, seed = data.splits.train, recipe.seed
     model = cache(lambda: build_model(recipe, data))  # built only where a stage asks something of it
+    if recipe.pretrained is not None and not resuming:
+        try:
+            fit(recipe, model())
+        except ValueError as error:
+            faults.append(f"pretrained = {recipe.pretrained.path}: {error}")
     for number, stage in enumerate(recipe.stages):
 
         def orders(stage: Stage = stage) -> None:

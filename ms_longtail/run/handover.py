@@ -76,18 +76,32 @@ def fit_weights(model: nn.Cell, parameters: dict, path: Path) -> None:
     load_into(model, parameters | neutral, path, only=own)
 
 
-def renew(model: nn.Cell, stage: StagePlan, build: Callable[[int], nn.Cell], seed: int) -> None:
-    """New weights where a stage begins with some: all of them (`start: fresh`), or those of the parts that it resets.
+def renew(
+    model: nn.Cell,
+    stage: StagePlan,
+    build: Callable[[int], nn.Cell],
+    seed: int,
+    pretrained: Callable[[nn.Cell], None] = lambda network: None,
+) -> None:
+    """The weights that a stage begins with, where they are not those of the stage before: all of them anew (`start: fresh`), or
+    those of the parts that it resets.
+
+    A run's first stage and a fresh one begin with pretrained weights where the recipe names a file. What is reset does not.
 
     Args:
-        build: seed -> a new network. seed: of the run.
+        build: seed -> a new network. seed: of the run. pretrained: sets a network's parameters to those of the file.
     """
+    begins = stage.stage.start == "fresh" or (stage.stage.start == "last" and stage.number == 0)
     everything = stage.stage.start == "fresh" and stage.number > 0
-    if not everything and not stage.stage.reset:
-        return
-    new = {p.name: p for p in build(fresh_seed(seed, stage.number)).get_parameters()}
-    names = set(new) if everything else set(parameters_in(model, stage.stage.reset))
-    load_into(model, new, Path("new weights"), only=names)
+    new = {}
+    if everything or stage.stage.reset:
+        new = {p.name: p for p in build(fresh_seed(seed, stage.number)).get_parameters()}
+    if everything:
+        load_into(model, new, Path("new weights"), only=set(new))
+    if begins:
+        pretrained(model)
+    if stage.stage.reset:
+        load_into(model, new, Path("new weights"), only=set(parameters_in(model, stage.stage.reset)))
 
 
 def fresh_seed(seed: int, number: int) -> int:

@@ -26,6 +26,7 @@ from ..training.checkpoints import Position, read, write
 from .dataset import Data
 from .folder import RunFolder, write_json, write_text
 from .plan import StagePlan, make_plan
+from .pretrained import hash_of, read_pretrained
 from .teachers import describe_teacher, file_hash, read_teachers
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,11 @@ def note(home: RunFolder) -> str:
 
 
 def marks(
-    recipe: Recipe, plan: list[StagePlan], split: dict[str, Any], teachers: dict[str, Any] | None = None
+    recipe: Recipe,
+    plan: list[StagePlan],
+    split: dict[str, Any],
+    teachers: dict[str, Any] | None = None,
+    pretrained: dict[str, Any] | None = None,
 ) -> list[str]:
     """A SHA-256 per stage: of all that decides the weights at its end, but the machine.
 
@@ -125,6 +130,7 @@ def marks(
     shared = {key: value for key, value in essence(recipe.plain).items() if key != "stages"}
     shared |= {key: recipe.plain[key] for key in WRITTEN} | {"split": split}
     digest = hashlib.sha256(_canonical(shared))
+    digest.update(hash_of(recipe, pretrained).encode())
     result = []
     for stage, plain in zip(plan, recipe.plain["stages"], strict=True):
         digest.update(_canonical(plain))
@@ -165,7 +171,7 @@ def _candidates(
     """(how many first stages agree, run) of every run with at least one, the last stage of this run apart."""
     if len(plan) == 1:
         return
-    own = marks(recipe, plan, data.description, read_teachers(home))
+    own = marks(recipe, plan, data.description, read_teachers(home), read_pretrained(home))
     machine, ranks = _machine(home), _machine(home)["ranks"]
     for path in sorted(parent.glob(f"*/checkpoints/{plan[0].label}.ckpt")):
         other = RunFolder(path.parent.parent)
@@ -178,7 +184,7 @@ def _candidates(
             theirs = from_map(other.plain_recipe())
             if _canonical(essence(theirs.plain)["data"]) != _canonical(essence(recipe.plain)["data"]):
                 continue  # the plan below is made with this run's images
-            found = marks(theirs, make_plan(theirs, data, ranks), split, read_teachers(other))
+            found = marks(theirs, make_plan(theirs, data, ranks), split, read_teachers(other), read_pretrained(other))
         except (OSError, ValueError, LookupError, TypeError, UserError, YAMLError) as error:
             log.warning(
                 "%s is passed over: %s", other.path, " ".join(str(error).split())
@@ -205,8 +211,8 @@ def _read(other: RunFolder, plan: list[StagePlan], following: StagePlan) -> Begi
     draw = end.first_draw + end.stage.epochs * end.epoch_draws
     saved = {}
     for path in sorted(other.checkpoints.glob("[!.]*.ckpt")):
-        if path.stem.startswith("last") or path.stem.endswith("-teacher"):
-            continue  # a teacher of another run is copied from there
+        if path.stem.startswith("last") or path.stem.endswith("-teacher") or path.stem == "pretrained":
+            continue  # what is from elsewhere is copied from there
         try:
             parameters, position = read(path)
         except ValueError as error:

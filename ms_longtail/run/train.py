@@ -34,6 +34,7 @@ from .handover import hand_over, load_weights, renew, same_run, start_file
 from .maps import stage_maps
 from .plan import StagePlan
 from .predict import model_outputs
+from .pretrained import keep_pretrained, take
 from .sources import stage_dataset
 from .teachers import keep_teachers, load_teacher
 
@@ -97,6 +98,7 @@ class Run:
         self.faults |= gather_messages(self.folder.read_unreadable() if self.machine.main else {})
         if self.machine.main:
             keep_teachers(self.plan, self.folder)
+            keep_pretrained(self.recipe, self.model, self.folder, self.console)
             self.folder.keep_metrics_until(self.position.draw)
         with StopSignals() as signals:
             while self.position.stage < len(self.plan):
@@ -128,7 +130,8 @@ class Run:
             load_weights(self.model, start_file(self.plan, number, self.folder.checkpoints))
             if start.endswith(".ckpt"):
                 write(self.folder.checkpoints / f"{self.plan[number].label}-start.ckpt", self.model, self.position)
-        renew(self.model, self.plan[number], self.new, self.recipe.seed)
+        pretrained = partial(take, recipe=self.recipe, folder=self.folder, main=self.machine.main)
+        renew(self.model, self.plan[number], self.new, self.recipe.seed, pretrained)
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
