@@ -8,9 +8,9 @@ import numpy as np
 
 from .near_duplicates import Groups, near_pairs
 
-# Cosine of the low frequencies from which two hashes within the distance are called near-duplicates; measured on traffic
+# Cosine of the middle frequencies from which two hashes within the distance are called near-duplicates; measured on traffic
 # signs, where frames of one recording should be found, and on photographs: docs/inspect.md.
-ALIKE = 0.98
+ALIKE = 0.94
 KEPT = 1_000_000  # pairs of hashes that are kept for examples; all of them are counted and grouped
 
 
@@ -20,7 +20,7 @@ class Pictures:
 
     Attributes:
         part, label: numbers. digest: 128 bits of the pixels, uint64 (N, 2). code: perceptual hash, uint64.
-        flat: one colour, so that `code` means nothing. spectrum: low frequencies of length 1, float16 (N, 63).
+        flat: one colour, so that `code` means nothing. details: middle frequencies of length 1, float16 (N, 136).
     """
 
     part: np.ndarray
@@ -28,7 +28,7 @@ class Pictures:
     digest: np.ndarray
     code: np.ndarray
     flat: np.ndarray
-    spectrum: np.ndarray
+    details: np.ndarray
 
 
 @dataclass
@@ -59,10 +59,10 @@ class Duplicates:
 def find(pictures: Pictures, bits: int, *, parts: int, alike: float = ALIKE) -> Duplicates:
     """Exact and near-duplicates among all images.
 
-    Two images are exact duplicates if height, width and all pixels are equal, in whatever files. They are near-duplicates if
-    neither is flat and their hashes are equal, or differ in at most `bits` bits while the low frequencies of the first images with
-    these hashes have a cosine of `alike` or more. Every such pair is found; a pair is between hashes, so thousands of images that
-    share a hash cost no more than one.
+    Two images are exact duplicates if height, width and all pixels are equal, in whatever files. They are near-duplicates
+    if neither is flat and their hashes are equal, or differ in at most `bits` bits while the middle frequencies of the first
+    images with these hashes have a cosine of `alike` or more. Every such pair is found; a pair is between hashes, so
+    thousands of images that share a hash cost no more than one.
     """
     count = len(pictures.label)
     keys = np.ascontiguousarray(pictures.digest).view("V16").ravel()
@@ -85,9 +85,9 @@ def find(pictures: Pictures, bits: int, *, parts: int, alike: float = ALIKE) -> 
     beside, low, high = holds.copy(), lowest.copy(), highest.copy()
     exact = _pairs_within(np.bincount(picture, minlength=len(first_of)))
     near, groups, kept, room = _pairs_within(size) - exact, Groups(nodes), [], KEPT
-    spectrum = pictures.spectrum[rough[first]]
+    details = pictures.details[rough[first]]
     for a, b, distance in near_pairs(codes, bits):
-        cosine = np.einsum("ij,ij->i", spectrum[a], spectrum[b], dtype=np.float32)
+        cosine = np.einsum("ij,ij->i", details[a], details[b], dtype=np.float32)
         a, b, distance, cosine = (column[cosine >= alike] for column in (a, b, distance, cosine))
         near += int((size[a] * size[b]).sum())
         groups.join(a, b)
@@ -171,7 +171,7 @@ def _first_two(key: np.ndarray, images: np.ndarray, differ: np.ndarray) -> dict[
 
 
 def _cosine(pictures: Pictures, a: int, b: int) -> float:
-    return float(pictures.spectrum[a].astype(np.float32) @ pictures.spectrum[b].astype(np.float32))
+    return float(pictures.details[a].astype(np.float32) @ pictures.details[b].astype(np.float32))
 
 
 def _pairs_within(sizes: np.ndarray) -> int:

@@ -42,7 +42,7 @@ def class_sizes(path: Path, parts: dict[str, np.ndarray], names: tuple[str, ...]
             here = x[mask[order]]
             if not len(here):
                 continue
-            label = f"{group}: {mask.sum()} classes, {counts[mask].sum():,} images"
+            label = f"{group}: {_classes(mask.sum())}, {counts[mask].sum():,} images"
             if many:  # one shape instead of thousands of bars; a group's classes are neighbours
                 edges = np.append(here, here[-1] + 1) - 0.5
                 axis.stairs(counts[order][here], edges, baseline=LOWEST, fill=True, color=COLOURS[group], label=label)
@@ -50,8 +50,8 @@ def class_sizes(path: Path, parts: dict[str, np.ndarray], names: tuple[str, ...]
                 axis.bar(here, counts[order][here], color=COLOURS[group], width=0.8, label=label)
         empty = x[counts[order] == 0]
         if len(empty):
-            label = f"no image: {len(empty)} classes"
-            axis.plot(empty, np.full(len(empty), 0.6), "x", color="#111111", markersize=4, label=label)
+            label, mark = f"no image: {_classes(len(empty))}", "|" if many else "x"
+            axis.plot(empty, np.full(len(empty), 0.6), mark, color="#111111", markersize=4, label=label)
         if part == "train":
             for bound in (MANY, FEW):
                 axis.axhline(bound, color="#555555", linestyle=":", linewidth=1, zorder=3)
@@ -73,6 +73,10 @@ def class_sizes(path: Path, parts: dict[str, np.ndarray], names: tuple[str, ...]
         last.tick_params(axis="x", labelsize=8 if len(train) <= 30 else 6)
     figure.suptitle(_plain((title,))[0], fontsize=10)
     _save(figure, path)
+
+
+def _classes(count: int) -> str:
+    return f"{count:,} class" if count == 1 else f"{count:,} classes"
 
 
 def contact_sheet(path: Path, pairs: list[Pair], title: str, across: int = 4) -> None:

@@ -13,7 +13,7 @@ from .. import runtime
 from ..data import ImageSet, Splits
 from ..errors import DataError
 from ..evaluation.duplicates import Pictures
-from ..evaluation.perceptual_hash import LOW, look
+from ..evaluation.perceptual_hash import DETAILS, look
 
 CHUNK = 64  # images of one task
 
@@ -55,7 +55,7 @@ def survey(splits: Splits, *, workers: int, progress: Callable[[int, float], Non
         "digest": np.zeros((total, 2), np.uint64),
         "code": np.zeros(total, np.uint64),
         "flat": np.zeros(total, bool),
-        "spectrum": np.zeros((total, LOW * LOW - 1), np.float16),
+        "details": np.zeros((total, DETAILS), np.float16),
         "height": np.zeros(total, np.int32),
         "width": np.zeros(total, np.int32),
         "grey": np.zeros(total, bool),
@@ -82,7 +82,7 @@ def survey(splits: Splits, *, workers: int, progress: Callable[[int, float], Non
     pictures = Pictures(
         part=number[readable],
         label=labels[readable].astype(np.int64),
-        **{name: kept[name] for name in ("digest", "code", "flat", "spectrum")},
+        **{name: kept[name] for name in ("digest", "code", "flat", "details")},
     )
     return Survey(
         tuple(parts), pictures, index[readable], kept["height"], kept["width"], kept["grey"], sorted(unreadable),
@@ -104,7 +104,7 @@ def _look_at(number: int, images: ImageSet, start: int, first: int, space: dict,
             continue
         row = first + index
         space["digest"][row] = np.frombuffer(seen.digest, np.uint64)
-        for name in ("code", "flat", "spectrum", "height", "width", "grey"):
+        for name in ("code", "flat", "details", "height", "width", "grey"):
             space[name][row] = getattr(seen, name)
         readable[row] = True
     return stop - start, faults
