@@ -51,30 +51,41 @@ def write(out: Path, facts: dict[str, Any], found: Duplicates, describe: Describ
         f"{train['smallest']}; imbalance factor {train['imbalance_factor']:.4g}, Gini {train['gini']:.2f}"
     )
     class_sizes(out / FILES[1], counts, tuple(facts["class_names"]), headline)
-    pairs = [pair for pair in map(lambda row: _pair(row, describe), examples(found, SHOWN)) if pair is not None]
+    pairs = [
+        pair
+        for pair in map(lambda row: _pair(row, describe), examples(found, describe.survey.pictures.label, SHOWN))
+        if pair is not None
+    ]
     if not pairs:
         return [path, out / FILES[1]]
-    headline = f"{title}: near-duplicates, the least alike first, evenly taken from {found.near_pairs:,} pairs; red: labels differ"
+    headline = (
+        f"{title}: of {found.near_pairs:,} near-duplicate pairs, from the least to the most alike; red: labels differ"
+    )
     contact_sheet(out / FILES[2], pairs, headline)
     return [path, *(out / name for name in FILES[1:])]
 
 
-def examples(found: Duplicates, count: int) -> list[tuple[int, int, int, float]]:
-    """(image, other, bits, cosine) of at most `count` pairs, evenly taken from the least to the most alike.
+def examples(found: Duplicates, labels: np.ndarray, count: int) -> list[tuple[int, int, int, float]]:
+    """(image, other, bits, cosine) of at most `count` pairs: a third with different labels, if there are, then others.
 
-    Of two hashes the first images stand for all; of one hash, the first two images with different pixels.
+    Both kinds are evenly taken from the least to the most alike. Of two hashes the first images stand for all; of one hash,
+    the first two images with different pixels.
     """
     order = np.argsort(found.node, kind="stable")
     nodes, starts = np.unique(found.node[order], return_index=True)
     first = dict(zip(nodes.tolist(), order[starts].tolist(), strict=True))
-    rows = [(a, b, bits, cosine) for a, b, bits, cosine in zip(*(c.tolist() for c in found.pairs), strict=True)]
-    rows = [(first[a], first[b], bits, cosine) for a, b, bits, cosine in rows[::-1]]
+    rows = [(first[a], first[b], *alike) for a, b, *alike in zip(*(c.tolist() for c in found.pairs), strict=True)][::-1]
     other = order[found.picture[order] != found.picture[order[starts]][np.searchsorted(nodes, found.node[order])]]
     _, second = np.unique(found.node[other], return_index=True)
     rows += [(first[int(found.node[image])], int(image), 0, 1.0) for image in other[second]]
-    if len(rows) <= count:
-        return rows
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    differ = [row for row in rows if labels[row[0]] != labels[row[1]]]
+    agree = [row for row in rows if labels[row[0]] == labels[row[1]]]
+    conflicts = _evenly(differ, max(count // 3, count - len(agree)))
+    return conflicts + _evenly(agree, count - len(conflicts))
+
+
+def _evenly(rows: list, count: int) -> list:
+    return rows if len(rows) <= count else [rows[k] for k in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def _pair(row: tuple[int, int, int, float], describe: Describe) -> Pair | None:

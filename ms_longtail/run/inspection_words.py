@@ -47,14 +47,14 @@ def say(console: Console, facts: dict[str, Any]) -> None:
         ],
     )
     for name, leak in facts["leakage"].items():
-        _pairs(console, f"of {name}, the most alike first", leak["list"])
+        _pairs(console, f"{name} images that are in train too, the most alike first", leak["list"])
     conflicts = facts["conflicts"]
     if conflicts["near"]:
         console.say(
             f"labels: {conflicts['exact']:,} images have the same pixels as one of another class; {conflicts['near']:,} are "
             "the same as one of another class or near it (look at them: classes may look alike)"
         )
-        _pairs(console, "with different labels, the most alike first", conflicts["list"])
+        _pairs(console, "pairs with different labels, the most alike first", conflicts["list"])
     console.say("")
     for advice in facts["advice"]:
         console.say(f"{advice['what']}: {advice['why']}")
@@ -73,7 +73,7 @@ def _class_row(name: str, part: dict[str, Any]) -> dict[str, str]:
         "smallest": f"{part['smallest']:,}",
         "imbalance": "n/a" if factor is None else f"{factor:.4g}",
         "Gini": f"{part['gini']:.3f}",
-        **{g: f"{v['classes']:,} classes, {v['images']:,} images" for g, v in part["groups"].items()},
+        **{f"{g}: classes, images": f"{v['classes']:,}, {v['images']:,}" for g, v in part["groups"].items()},
     }
 
 
@@ -91,7 +91,8 @@ def _pairs(console: Console, title: str, pairs: list[dict[str, Any]]) -> None:
     if pairs:
         console.say(f"{title}:")
     for pair in pairs[:SHOWN]:
-        alike = "same pixels" if pair["same_pixels"] else f"{pair['bits']} bits, cosine {pair['cosine']:.3f}"
+        bits = f"{pair['bits']} bits" if pair["bits"] else "same hash"
+        alike = "same pixels" if pair["same_pixels"] else f"{bits}, cosine {pair['cosine']:.3f}"
         console.say(f"  {_place(pair['image'])}  =  {_place(pair['other'])}  ({alike})")
     _more(console, len(pairs))
 
