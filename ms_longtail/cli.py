@@ -1,4 +1,4 @@
-"""The command line: train, eval, gallery, posthoc, show, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, inspect, gallery, posthoc, show, doctor. Input: a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .errors import RecipeError, TrainingError, UserError
 from .runtime import DeviceError
-from .verbs import gallery, posthoc, show
+from .verbs import gallery, inspect, posthoc, show
 from .verbs.shared import configs_folder, machine_arguments, set_argument
 
 
@@ -21,6 +21,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     train_arguments(verbs.add_parser("train", help="train a recipe, or a folder of images"))
     eval_arguments(verbs.add_parser("eval", help="compute a run's numbers again from its checkpoint"))
+    inspect.arguments(
+        verbs.add_parser("inspect", help="what a data set is like: classes, duplicates, leaks; a recipe for it")
+    )
     gallery.arguments(verbs.add_parser("gallery", help="train a folder of recipes over several seeds; one table"))
     posthoc.arguments(
         verbs.add_parser("posthoc", help="decoupled classifiers and corrections of finished runs; one table")

@@ -55,11 +55,15 @@ class Console:
             self._task = self._bar.add_task(label, total=total, completed=done, text="")
 
     def step(self, done: int, loss: float | None, lr: float, images_per_second: float) -> None:
-        if self.quiet:
-            return
         text = f"lr {lr:.4g}  {images_per_second:,.0f} images/s"
         if loss is not None:
             text = f"loss {loss:.4f}  {text}"
+        self.advance(done, text)
+
+    def advance(self, done: int, text: str, unit: str = "step") -> None:
+        """Show that `done` of the total are done, with a text of one's own beside it."""
+        if self.quiet:
+            return
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=text)
             return
@@ -67,7 +71,7 @@ class Console:
         if now - self._last_line >= self.plain_every or done == self._total:
             self._last_line = now
             left = (now - self._began) / max(1, done - self._first) * (self._total - done)
-            self.say(f"{self._label}  step {done}/{self._total}  {text}  {duration(left)} left")
+            self.say(f"{self._label}  {unit} {done}/{self._total}  {text}  {duration(left)} left")
 
     def stop(self) -> None:
         if self._bar is not None:
