@@ -1,4 +1,4 @@
-"""The command line: train, eval, gallery, posthoc, show, pack, doctor. Input is always a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, gallery, posthoc, show, pack, doctor. Input is a recipe, a run folder or a folder of images."""
 
 from __future__ import annotations
 

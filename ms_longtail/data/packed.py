@@ -57,13 +57,17 @@ def description(folder: Path) -> dict[str, Any]:
         fits = all(isinstance(name, str) for name in content["classes"]) and {"train", "test"} <= set(content["parts"])
         for part in content["parts"].values():
             names = [shard["file"] for shard in part["shards"]]
-            fits &= all(name == os.path.basename(name) and name.strip(".") for name in names)  # never outside the folder
+            fits &= all(
+                name == os.path.basename(name) and name.strip(".") for name in names
+            )  # never outside the folder
             fits &= all(type(shard["bytes"]) is int for shard in part["shards"])
             fits &= isinstance(part["images"], int) and isinstance(part["index_sha256"], str)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged (no {error}); pack the data set again") from error
     if not fits:
-        raise DataError(f"{path} is damaged: parts, classes or shards are not what `pack` writes; pack the data set again")
+        raise DataError(
+            f"{path} is damaged: parts, classes or shards are not what `pack` writes; pack the data set again"
+        )
     return content
 
 

@@ -27,7 +27,7 @@ class TarWriter:
     def __init__(self, folder: Path, name: str):
         self.files = [folder / f"{name}.tar"]
         self._file = self.files[0].open("xb")
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self._offsets: list[int] = []
 
     def add(self, data: bytes, *, label: int, number: int, extension: str, name: str) -> None:

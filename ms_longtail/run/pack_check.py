@@ -14,7 +14,7 @@ from ..data import ImageSet
 from ..data.packed import description, open_part
 from ..errors import DataError
 
-CHUNK = 1024  # images between two looks at the progress
+SPAN = 256  # images that a thread reads before the progress is looked at
 SHOWN = 5  # faults named
 
 
@@ -49,25 +49,30 @@ def check_parts(folder: Path, parts: dict[str, Any], classes: Sequence[str], con
             + more
         )
     seconds = time.monotonic() - began
-    console.say(f"checked: {images:,} images, {read:,} bytes, {seconds:.1f} s, {images / max(seconds, 1e-9):,.0f} images/s")
+    console.say(
+        f"checked: {images:,} images, {read:,} bytes, {seconds:.1f} s, {images / max(seconds, 1e-9):,.0f} images/s"
+    )
     return images, read
 
 
 def _check(name: str, images: ImageSet, console: Console) -> list[str]:
-    def fault(number: int) -> str | None:
-        try:
-            images.blobs.read(number)
-        except DataError as error:
-            return str(error)
+    def faults_of(span: range) -> list[str]:
+        found = []
+        for number in span:
+            try:
+                images.blobs.read(number)
+            except DataError as error:
+                found.append(str(error))
+        return found
 
     faults, began = [], time.monotonic()
+    spans = [range(start, min(start + SPAN, len(images))) for start in range(0, len(images), SPAN)]
     console.start(f"check {name}", len(images), 0, "image")
     try:
         with ThreadPoolExecutor(2) as pool:
-            for start in range(0, len(images), CHUNK):
-                stop = min(start + CHUNK, len(images))
-                faults += [found for found in pool.map(fault, range(start, stop)) if found is not None]
-                console.step(stop, None, None, stop / max(1e-9, time.monotonic() - began))
+            for span, found in zip(spans, pool.map(faults_of, spans), strict=True):
+                faults += found
+                console.step(span.stop, None, None, span.stop / max(1e-9, time.monotonic() - began))
     finally:
         console.stop()
     return faults

@@ -18,7 +18,7 @@ def arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.add_argument("--to", metavar="FOLDER", required=True, help="new folder, or one that the same command began")
     verb.add_argument("--format", choices=("tar", "mindrecord"), default="tar", help="of the shards (default: tar)")
     verb.add_argument(
-        "--shard-mb", metavar="N", type=_megabytes, default=256, help="images in a shard, in 10^6 bytes (default: 256)"
+        "--shard-mb", metavar="N", type=_megabytes, default=256.0, help="images in a shard, in 10^6 bytes (default: 256)"
     )
     verb.add_argument(
         "--size",
@@ -57,8 +57,9 @@ def pack(options: argparse.Namespace) -> int:
     from ..console import Console
     from ..run.dataset import data_root, load_whole
     from ..run.own_folder import recipe_for
-    from ..run.pack import Packing, make_plan
+    from ..run.pack import Packing
     from ..run.pack_check import check_folder
+    from ..run.pack_plan import make_plan, require_apart
 
     console = Console(quiet=options.quiet)
     to = Path(options.to)
@@ -66,7 +67,9 @@ def pack(options: argparse.Namespace) -> int:
         raise UserError("pack reads and writes for itself: start it without msrun")
     if options.config is None and options.data is None:
         if not options.check:
-            raise UserError("pack: name what is to be packed, --config RECIPE or --data FOLDER (or --check a packed one)")
+            raise UserError(
+                "pack: name what is to be packed, --config RECIPE or --data FOLDER (or --check a packed one)"
+            )
         check_folder(to, console)
         return 0
     if options.data is not None:
@@ -74,7 +77,7 @@ def pack(options: argparse.Namespace) -> int:
     else:
         recipe = recipes.load(options.config, options.set)
     runtime.single_threaded_opencv()
-    _require_apart(to, recipe)
+    require_apart(to, recipe)
     splits = load_whole(recipe)
     plan = make_plan(recipe, splits, format=options.format, shard_mb=options.shard_mb, size=options.size)
     packing, began = Packing(to, plan, console), time.monotonic()
@@ -100,12 +103,3 @@ def pack(options: argparse.Namespace) -> int:
     )
     console.say(f"a recipe reads it with: data: {{name: packed, root: {to}}}")
     return 0
-
-
-def _require_apart(to: Path, recipe) -> None:
-    """A folder within class folders would become a class of its own."""
-    from ..run.dataset import data_root
-
-    top = Path(data_root(recipe)) / (recipe.data_settings.get("folder") or "")
-    if recipe.data.name == "image_folder" and to.resolve().is_relative_to(top.resolve()):
-        raise UserError(f"--to {to}: lies among the class folders of {top}; name a folder outside")
