@@ -51,6 +51,10 @@ class TarWriter:
         self._file.close()
         return self._offsets
 
+    def abandon(self) -> None:
+        """Let go of a file that will not be finished."""
+        self._file.close()
+
 
 class MindRecordWriter:
     """A MindRecord file with the fields image (bytes), label (int32) and name (string), and the `.db` that belongs to it.
@@ -104,6 +108,9 @@ class MindRecordWriter:
             os.fsync(handle)
             os.close(handle)
         return mindrecord_offsets(self.path, self._lengths)
+
+    def abandon(self) -> None:
+        self._rows = []
 
     def _guard(self, function: Callable, *arguments) -> None:
         """MindSpore's errors of writing, such as a full disk, as what they are."""

@@ -115,10 +115,13 @@ class Packing:
                 if (place + 1) % SHOWN_EVERY == 0 or place + 1 == len(images):
                     speed = (place + 1 - first) / max(1e-9, time.monotonic() - began)
                     self.console.step(place + 1, None, None, speed)
+            if shard is not None:
+                done.append(self.journal.publish(shard, len(images), new))
+                shard = None
         finally:
             self.console.stop()
-        if shard is not None:
-            done.append(self.journal.publish(shard, len(images), new))
+            if shard is not None:
+                shard.writer.abandon()
         if not done:
             raise DataError(f"no image of {part} can be read: {new[0]['fault'] if new else 'it has none'}")
         return done
