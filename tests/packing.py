@@ -102,7 +102,9 @@ def pack(recipe, splits, to, format="tar", *, shard_mb=0.02, size=None, skip=Fal
     packing = Packing(to, make_plan(recipe, splits, format=format, shard_mb=shard_mb, size=size), Console(quiet=True))
     packing.begin()
     try:
-        return None if packing.finished else packing.run(splits, data_root(recipe), workers=workers, skip=skip, most=most)
+        return (
+            None if packing.finished else packing.run(splits, data_root(recipe), workers=workers, skip=skip, most=most)
+        )
     finally:
         packing.close()
 

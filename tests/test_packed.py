@@ -115,8 +115,9 @@ def test_a_run_on_it_sees_the_same(tmp_path, kind):
         one["data"] = load_data(one["recipe"])
         train = one["data"].splits.train
         view = build_augment(one["recipe"].stages[0].augment, one["recipe"], train, seed=3)
-        draws = DrawSource(train, lambda epoch, n=len(train): np.arange(n), len(train), image_ops=view.image)
-        images, labels, _ = draws.load(np.arange(len(train)))
+        everything = np.arange(len(train))
+        draws = DrawSource(train, lambda epoch, order=everything: order, len(train), image_ops=view.image)
+        images, labels, _ = draws.load(everything)
         one["batch"] = images.copy(), labels
     assert {**first["data"].description, "data": ""} == {**second["data"].description, "data": ""}
     for a, b in zip(first["batch"], second["batch"], strict=True):
@@ -278,6 +279,8 @@ def test_the_recipe_knows_it(tmp_path):
         recipes.load(write_recipe(tmp_path, {"name": "packed", "folder": 3}))
     recipe, splits = source(tmp_path, "folder")
     pack(recipe, splits, tmp_path / "new")
-    loaded = load_whole(recipes.load(write_recipe(tmp_path, {"name": "packed", "root": str(tmp_path), "folder": "new"})))
+    loaded = load_whole(
+        recipes.load(write_recipe(tmp_path, {"name": "packed", "root": str(tmp_path), "folder": "new"}))
+    )
     assert loaded.train.class_names == tuple(CLASSES)
     assert ".packing" not in " ".join(content(tmp_path / "new"))

@@ -117,7 +117,9 @@ class MindRecordWriter:
         try:
             function(*arguments)
         except RuntimeError as error:
-            raise OSError(f"cannot write {self.path}: {str(error).splitlines()[0]}") from error
+            lines = str(error).splitlines() or [type(error).__name__]
+            reason = next((line for line in lines if line.startswith("[ERROR]")), lines[0])
+            raise OSError(f"cannot write {self.path}: {reason}") from error
 
 
 def mindrecord_offsets(path: Path, lengths: list[int]) -> list[int]:

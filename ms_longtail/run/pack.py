@@ -59,11 +59,14 @@ class Packing:
             raise UserError(f"--to {self.to}: cannot be written ({error.strerror})") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            if not self.journal.plan.is_file():
+                write_json(self.journal.plan, self.plan)
+        except BlockingIOError as error:
+            self._unlock()
             raise UserError(f"--to {self.to}: another process is packing into it") from error
-        if not self.journal.plan.is_file():
-            write_json(self.journal.plan, self.plan)
+        except BaseException:
+            self._unlock()
+            raise
 
     def run(self, splits: Splits, root: str, *, workers: int, skip: bool, most: float) -> dict[str, Any]:
         """Write what is missing, check everything, finish; returns the content of packed.json.
@@ -86,6 +89,9 @@ class Packing:
         """Give the folder free; what only a resume needs goes once all is finished."""
         if self.finished and self.journal.path.is_dir():
             shutil.rmtree(self.journal.path)
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -18,7 +18,11 @@ def arguments(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
     verb.add_argument("--to", metavar="FOLDER", required=True, help="new folder, or one that the same command began")
     verb.add_argument("--format", choices=("tar", "mindrecord"), default="tar", help="of the shards (default: tar)")
     verb.add_argument(
-        "--shard-mb", metavar="N", type=_megabytes, default=256.0, help="images in a shard, in 10^6 bytes (default: 256)"
+        "--shard-mb",
+        metavar="N",
+        type=_megabytes,
+        default=256.0,
+        help="images in a shard, in 10^6 bytes (default: 256)",
     )
     verb.add_argument(
         "--size",
