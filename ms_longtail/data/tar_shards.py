@@ -48,7 +48,7 @@ def tar_shards(*, root: str, train_shards: str, test_shards: str, validation_sha
     if not Path(root).is_dir():
         raise DataError(f"data.root: the folder {root} does not exist")
     shards = {p: find_shards(root, text, f"data.{p}_shards") for p, text in patterns.items() if text is not None}
-    indices, names = _cached(shards) or _keep(shards, read_shards(shards))
+    indices, names = _once(shards)
     parts = {
         part: ImageSet(index.labels, names, blobs=Blobs(Files(shards[part]), index)) for part, index in indices.items()
     }
@@ -148,27 +148,22 @@ def _times(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _cached(shards: dict[str, list[str]]) -> Indexed | None:
-    """What an earlier call kept; a damaged file is passed over and written anew."""
+def _once(shards: dict[str, list[str]]) -> Indexed:
+    """What `read_shards` says, out of the cache where it is kept."""
     folder = cache_folder()
     path = None if folder is None else folder / f"tar-{_key(shards)}.npz"
-    if path is None or not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            arrays = load(file)
-        indices = {part: ShardIndex.from_arrays(arrays, f"{part}.") for part in shards}
-        return indices, tuple(json.loads(arrays["classes"].tobytes()))
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("damaged, made anew: %s (%s)", path, error)
-        return None
-
-
-def _keep(shards: dict[str, list[str]], indexed: Indexed) -> Indexed:
-    folder = cache_folder()
-    if folder is not None:
-        arrays = {"classes": np.frombuffer(json.dumps(indexed[1]).encode(), np.uint8)}
-        for part, index in indexed[0].items():
+    if path is not None and path.is_file():
+        try:
+            with path.open("rb") as file:
+                arrays = load(file)
+            indices = {part: ShardIndex.from_arrays(arrays, f"{part}.") for part in shards}
+            return indices, tuple(json.loads(arrays["classes"].tobytes()))
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("damaged, made anew: %s (%s)", path, error)
+    indices, names = read_shards(shards)
+    if path is not None:
+        arrays = {"classes": np.frombuffer(json.dumps(names).encode(), np.uint8)}
+        for part, index in indices.items():
             arrays |= index.arrays(f"{part}.")
-        keep(folder / f"tar-{_key(shards)}.npz", lambda file: save(file, arrays))
-    return indexed
+        keep(path, lambda file: save(file, arrays))
+    return indices, names
