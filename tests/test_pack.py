@@ -60,15 +60,16 @@ def killed_at(moment, *arguments, **keywords):
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Without power cuts nobody sees whether a file is on the disk or on its way there."""
+def short(monkeypatch):
+    """Without power cuts nobody sees whether a file is on the disk or on its way there; small pages are compared sooner."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(shard_writers, "PAGE", 1 << 17)
 
 
-@pytest.mark.parametrize(("format", "step"), [("tar", 1), ("mindrecord", 13)])
+@pytest.mark.parametrize(("format", "step"), [("tar", 1), ("mindrecord", 9)])
 def test_killed_anywhere_and_started_again_the_bytes_are_the_same(tmp_path, monkeypatch, format, step):
     recipe, splits = source(tmp_path, "folder")
-    settings = {"format": format, "shard_mb": 0.02 if format == "tar" else 0.05}
+    settings = {"format": format, "shard_mb": 0.03 if format == "tar" else 0.05}
     pack(recipe, splits, tmp_path / "whole", **settings)
     expected = content(tmp_path / "whole")
     assert len([name for name in expected if name.startswith("train-")]) > 2
@@ -103,6 +104,8 @@ KILL = """
 import os, signal, sys
 from mindspore.mindrecord import FileWriter
 from ms_longtail.cli import main
+from ms_longtail.data import shard_writers
+shard_writers.PAGE = 1 << 17
 commit, left = FileWriter.commit, [2]
 def at_the_second(self):
     left[0] -= 1
@@ -235,7 +238,7 @@ def test_broken_images_are_left_out_and_listed(tmp_path, monkeypatch):
     with monkeypatch.context() as counting:
         fuse = Fuse(counting, -1)
         pack(recipe, splits, tmp_path / "counted", skip=True)
-    for moment in range(1, fuse.calls + 1, 3):
+    for moment in range(1, fuse.calls + 1, 8):
         to = tmp_path / f"at{moment}"
         killed_at(moment, recipe, splits, to, skip=True)
         pack(recipe, splits, to, skip=True)
