@@ -1,4 +1,4 @@
-"""The command line: train, eval, inspect, gallery, posthoc, show, doctor. Input: a recipe, a run folder or a folder of images."""
+"""The command line: train, eval, inspect, gallery, posthoc, show, pack, doctor; given a recipe, a run or a folder of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .errors import RecipeError, TrainingError, UserError
 from .runtime import DeviceError
-from .verbs import gallery, inspect, posthoc, show
+from .verbs import gallery, inspect, pack, posthoc, show
 from .verbs.shared import configs_folder, machine_arguments, set_argument
 
 
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         verbs.add_parser("posthoc", help="decoupled classifiers and corrections of finished runs; one table")
     )
     show.arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do"))
+    pack.arguments(verbs.add_parser("pack", help="put a data set into tar shards or MindRecord files"))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top
 

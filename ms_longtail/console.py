@@ -28,7 +28,7 @@ class Console:
         self._bar: Progress | None = None
         self._task = None
         self._last_line = 0.0
-        self._label, self._total = "", 0
+        self._label, self._total, self._unit = "", 0, "step"
 
     def say(self, text: str) -> None:
         self.rich.print(text, markup=False)
@@ -44,8 +44,9 @@ class Console:
             table.add_row(*(escape(cell) for cell in row.values()))
         self.rich.print(table)
 
-    def start(self, label: str, total: int, done: int) -> None:
-        """Begin to show the steps of a stage."""
+    def start(self, label: str, total: int, done: int, unit: str = "step") -> None:
+        """Begin to show the steps of a stage, or other units of work."""
+        self._unit = unit
         self._label, self._total, self._began, self._first = label, total, time.monotonic(), done
         self._last_line = self._began
         if self.rich.is_terminal and not self.quiet:
@@ -54,13 +55,15 @@ class Console:
             self._bar.start()
             self._task = self._bar.add_task(label, total=total, completed=done, text="")
 
-    def step(self, done: int, loss: float | None, lr: float, images_per_second: float) -> None:
-        text = f"lr {lr:.4g}  {images_per_second:,.0f} images/s"
+    def step(self, done: int, loss: float | None, lr: float | None, images_per_second: float) -> None:
+        text = f"{images_per_second:,.0f} images/s"
+        if lr is not None:
+            text = f"lr {lr:.4g}  {text}"
         if loss is not None:
             text = f"loss {loss:.4f}  {text}"
         self.advance(done, text)
 
-    def advance(self, done: int, text: str, unit: str = "step") -> None:
+    def advance(self, done: int, text: str) -> None:
         """Show that `done` of the total are done, with a text of one's own beside it."""
         if self.quiet:
             return
@@ -71,7 +74,7 @@ class Console:
         if now - self._last_line >= self.plain_every or done == self._total:
             self._last_line = now
             left = (now - self._began) / max(1, done - self._first) * (self._total - done)
-            self.say(f"{self._label}  {unit} {done}/{self._total}  {text}  {duration(left)} left")
+            self.say(f"{self._label}  {self._unit} {done}/{self._total}  {text}  {duration(left)} left")
 
     def stop(self) -> None:
         if self._bar is not None:

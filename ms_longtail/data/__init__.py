@@ -1,6 +1,6 @@
 """Data sets, long-tailed subsets, validation parts, and the input pipeline."""
 
-from . import cifar, digits, image_folder, image_list, inaturalist  # noqa: F401  (fills the registry)
+from . import cifar, digits, image_folder, image_list, inaturalist, packed, tar_shards  # noqa: F401  (fills the registry)
 from .carve import carve, group_by_name
 from .following import Board, RateSource
 from .image_set import ImageSet, Splits

@@ -6,7 +6,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 
@@ -69,5 +69,7 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
                 grey = (values >> 8 if values.dtype.kind in "iu" else values).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:  # its own message holds an address in memory, another one each time
+        raise DataError(f"cannot decode image {name}: these {len(data)} bytes are no image of a known kind") from error
     except Exception as error:  # Pillow raises many kinds for broken files
         raise DataError(f"cannot decode image {name}: {error}") from error

@@ -45,13 +45,21 @@ def data_root(recipe: Recipe) -> str:
     return recipe.data.root or os.environ.get("MSLT_DATA") or "data"
 
 
-def load_data(recipe: Recipe) -> Data:
-    """Load, take the long-tailed subset, carve the validation part. Writes nothing (but a download where needed)."""
-    load = DATASETS.get(recipe.data.name)
-    settings = dict(recipe.data_settings)
+def whole_settings(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's data set is loaded with: its own settings, and those of root and size that it takes."""
     supplied = {"root": data_root(recipe), "size": recipe.data.size}
-    settings |= {key: value for key, value in supplied.items() if key in inspect.signature(load).parameters}
-    splits: Splits = load(**settings)
+    taken = inspect.signature(DATASETS.get(recipe.data.name)).parameters
+    return dict(recipe.data_settings) | {key: value for key, value in supplied.items() if key in taken}
+
+
+def load_whole(recipe: Recipe) -> Splits:
+    """The data set as it is, before anything is chosen. Writes nothing (but a download where needed)."""
+    return DATASETS.get(recipe.data.name)(**whole_settings(recipe))
+
+
+def load_data(recipe: Recipe) -> Data:
+    """Load, take the long-tailed subset, carve the validation part."""
+    splits = load_whole(recipe)
     kept = _subset(splits.train, recipe)
     train, validation = splits.train.subset(kept), splits.validation
     description: dict[str, Any] = {"data": recipe.data.name, "classes": list(train.class_names)}
@@ -63,9 +71,9 @@ def load_data(recipe: Recipe) -> Data:
             )
         groups = None
         if wanted.group is not None:
-            if train.files is None:
+            names = train.file_names(data_root(recipe))
+            if names is None:
                 raise RecipeError([f"data.validation.group = {wanted.group!r}: {recipe.data.name} has no file names"])
-            names = [os.path.relpath(file, data_root(recipe)) for file in train.files]
             groups = group_by_name(names, train.labels, wanted.group)
         left, held = carve(train.labels, wanted.share, seed=wanted.seed, groups=groups)
         if not len(held):

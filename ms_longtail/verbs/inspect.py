@@ -80,12 +80,12 @@ def inspect(options: argparse.Namespace) -> int:
         passed = {key: recipe.plain["data"].get(key) for key in ("root", "imbalance", "validation")}
         settings = passed | recipe.data_settings
     total = sum(len(images) for images in splits.parts().values())
-    console.start("reading", total, 0)
+    console.start("reading", total, 0, "image")
     try:
         seen = survey(
             splits,
             workers=options.workers or len(os.sched_getaffinity(0)),
-            progress=lambda done, rate: console.advance(done, f"{rate:,.0f} images/s", "image"),
+            progress=lambda done, rate: console.advance(done, f"{rate:,.0f} images/s"),
         )
     finally:
         console.stop()
