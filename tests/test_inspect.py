@@ -244,9 +244,9 @@ BASE = Facts("image_folder", images=9000, classes=40, imbalance_factor=60, small
         ({"images": 200_000, "side": 300}, "caltech101/ce.yaml", "caltech101/bag_of_tricks.yaml"),
         ({"kind": "cifar10_lt", "classes": 10}, "cifar10_lt/tricks/bag_of_tricks.yaml", "cifar10_lt/losses/balanced_softmax.yaml"),
         ({"kind": "cifar100_lt", "few": 0.6}, "cifar100_lt/losses/balanced_softmax.yaml", "cifar100_lt/systems/crt.yaml"),
-        ({"kind": "image_list", "images": 115_846}, "imagenet_lt/ce.yaml", "imagenet_lt/crt.yaml"),
-        ({"kind": "inaturalist", "images": 437_513}, "inaturalist18/bcl.yaml", "inaturalist18/bbn.yaml"),
-        ({"kind": "inaturalist", "imbalance_factor": 5}, "inaturalist18/bcl.yaml", None),
+        ({"kind": "image_list", "images": 115_846}, "imagenet_lt/balanced_softmax.yaml", "imagenet_lt/crt.yaml"),
+        ({"kind": "inaturalist", "images": 437_513}, "inaturalist18/balanced_softmax.yaml", "inaturalist18/bag_of_tricks.yaml"),
+        ({"kind": "inaturalist", "imbalance_factor": 5}, "inaturalist18/ce.yaml", "inaturalist18/balanced_softmax.yaml"),
     ],
 )  # fmt: skip
 def test_the_recipe_to_begin_with(change, first, second):

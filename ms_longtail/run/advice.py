@@ -38,10 +38,15 @@ RECIPES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "image_list": {
         "plain": ("imagenet_lt/ce.yaml",),
-        "balanced": ("imagenet_lt/ce.yaml", "loss=balanced_softmax"),
+        "tricks": ("imagenet_lt/bag_of_tricks.yaml",),
+        "balanced": ("imagenet_lt/balanced_softmax.yaml",),
         "decoupled": ("imagenet_lt/crt.yaml",),
     },
-    "inaturalist": {"balanced": ("inaturalist18/bcl.yaml",), "decoupled": ("inaturalist18/bbn.yaml",)},
+    "inaturalist": {
+        "plain": ("inaturalist18/ce.yaml",),
+        "tricks": ("inaturalist18/bag_of_tricks.yaml",),
+        "balanced": ("inaturalist18/balanced_softmax.yaml",),
+    },
     "small": {
         "plain": ("gtsrb_lt/ce.yaml",),
         "tricks": ("gtsrb_lt/bag_of_tricks.yaml",),
