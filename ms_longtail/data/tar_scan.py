@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from .decode import EXTENSIONS
-from .image_list import MAX_CLASSES
+from .list_file import MAX_CLASSES
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LABEL = re.compile(rb"\s*(\d{1,9})\s*")
