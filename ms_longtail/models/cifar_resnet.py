@@ -54,6 +54,8 @@ class CifarResNet(nn.Cell):
     Shapes: (B, 3, 32, 32) -> (B, 64, 8, 8), or (B, 128, 8, 8) with two branches, (B, 48 E, 8, 8) with E experts of width .75.
     """
 
+    shrinks = 4  # sides of the feature map: those of the image divided by this, rounded up
+
     def __init__(self, depth: int, branches: Literal[1, 2] = 1, experts: int = 1, expert_width: float = 0.75):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:

@@ -94,8 +94,10 @@ class ResNet(nn.Cell):
         experts: E above 1 for as many third and fourth layers, each `expert_width` times as wide (see `experts.ExpertLayers`).
 
     Shapes: (B, 3, H, W) -> (B, D, H/32, W/32), D = 512 (BasicBlock) or 2048 (Bottleneck) for each branch, 384 E or 1536 E
-    with E experts of width .75.
+    with E experts of width .75; sides are divided by `shrinks` and rounded up.
     """
+
+    shrinks = 32
 
     def __init__(
         self,

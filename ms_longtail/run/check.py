@@ -187,8 +187,12 @@ def _can_map(stage: Stage, size: int, model: Callable[[], nn.Cell]) -> None:
         raise ValueError(
             "class activation maps need a model with a `feature_map` and a `head` with a `weight` (C, D); this one has not"
         )
-    network.set_train(False)
-    height, width = network.feature_map(Tensor(np.zeros((1, 3, size, size), np.uint8))).shape[2:]
+    shrinks = getattr(getattr(network, "backbone", None), "shrinks", None)
+    if shrinks is not None:
+        height = width = -(-size // shrinks)
+    else:  # a network of the user's own: ask it, which compiles it
+        network.set_train(False)
+        height, width = network.feature_map(Tensor(np.zeros((1, 3, size, size), np.uint8))).shape[2:]
     if min(height, width) < 2:
         raise ValueError(
             f"the model's feature map has {height} x {width} places at data.size {size}, so it shows no object; "
