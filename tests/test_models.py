@@ -160,3 +160,11 @@ def test_gradient_against_central_differences_in_float64(mode):
         slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
         found = (gradient.asnumpy().astype(np.float64) * direction).sum()
         assert abs(found - slope) < 1e-4 * max(1.0, abs(slope)), parameter.name
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet8_cifar", 33), ("resnet10", 70), ("resnet10", 96)])
+def test_sides_of_the_feature_map(name, size):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    network = MODELS.get(name)(num_classes=3).set_train(False)
+    shape = network.feature_map(Tensor(np.zeros((1, 3, size, size), np.uint8))).shape
+    assert shape[2:] == (-(-size // network.backbone.shrinks),) * 2

@@ -25,6 +25,10 @@ PROGRESSIVE = (
     PLAIN.replace("{name: power, q: 1.0,", "{name: progressive,")
     + "second_sampler: reversed\nmixing: {name: mixup, alpha: 0.2}\n"
 )
+OPTIONS = (
+    PLAIN.replace("model: resnet8_cifar", "model: {name: resnet8_cifar, dropout: 0.3}")
+    + "loss: cs_ce\nsam: 0.02\nema: 0.5\nclip_norm: 2.0\nloss_scale: dynamic\n"
+)
 
 
 def free_port():
@@ -56,8 +60,15 @@ def trained(folder, recipe, mode, workers):
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("recipe", "mode"),
-    [(PLAIN, "graph"), (PLAIN, "pynative"), (MIXED, "graph"), (MIXED, "pynative"), (PROGRESSIVE, "graph")],
-    ids=["plain-graph", "plain-pynative", "mixup-graph", "mixup-pynative", "two-orders-graph"],
+    [
+        (PLAIN, "graph"),
+        (PLAIN, "pynative"),
+        (MIXED, "graph"),
+        (MIXED, "pynative"),
+        (PROGRESSIVE, "graph"),
+        (OPTIONS, "graph"),
+    ],
+    ids=["plain-graph", "plain-pynative", "mixup-graph", "mixup-pynative", "two-orders-graph", "options-graph"],
 )
 def test_two_workers_are_one(tmp_path, recipe, mode):
     (one,), two = trained(tmp_path, recipe, mode, 1), trained(tmp_path, recipe, mode, 2)
@@ -70,7 +81,9 @@ def test_two_workers_are_one(tmp_path, recipe, mode):
         np.testing.assert_allclose(rank["losses"], losses, rtol=1e-5)
         for name in one.files:
             if name.startswith("weight"):
-                np.testing.assert_allclose(rank[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+                # a gradient at weights that were moved along another one carries the rounding of both
+                tolerance = 5e-5 if recipe is OPTIONS else 1e-5
+                np.testing.assert_allclose(rank[name], one[name], rtol=1e-5, atol=tolerance, err_msg=name)
     for name in two[0].files:
         if "moving" not in name:  # running statistics are each worker's own
             np.testing.assert_array_equal(two[0][name], two[1][name], err_msg=name)

@@ -132,7 +132,7 @@ def class_histogram(path: Path, counts: np.ndarray, drawn: dict[str, np.ndarray]
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_ylabel("images (logarithmic)")
     axis.set_xlabel("class, from most to fewest training images")
-    axis.legend()
+    axis.legend(loc="upper right")  # the counts fall from left to right; looking for the best place takes a second
     axis.grid(alpha=0.3, axis="y")
     _save(figure, path)
 
@@ -168,5 +168,5 @@ def learnt_rates(path: Path, rates: np.ndarray, counts: np.ndarray, names: tuple
         bottom.set_xticks(x, [_plain(names)[i] for i in order], rotation=60, ha="right", fontsize=8)
     for axis in (top, bottom):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper right")
     _save(figure, path)
