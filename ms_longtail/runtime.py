@@ -134,7 +134,7 @@ def compile_as(jit_level: str | None, deterministic: bool) -> None:
 
     if jit_level is not None:
         ms.set_context(jit_config={"jit_level": jit_level})
-    if deterministic:
+    if deterministic and ms.get_context("deterministic") != "ON":  # it may be said once
         ms.set_deterministic(True)
 
 

@@ -77,6 +77,21 @@ def test_a_stage_ends_early_and_the_next_one_goes_on(tmp_path, capsys):
         assert "test" in found[-1]
 
 
+def test_the_best_epoch_of_an_averaged_run_is_not_the_last(tmp_path):
+    text = RECIPE.replace("sam: 0.05\n", "").replace("lr: 0.01", "lr: 0.03").replace("epochs: 2}", "epochs: 6}", 1)
+    text = text[: text.index("  - {name: two")]
+    (tmp_path / "best.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "best.yaml"), "--runs", str(tmp_path), "--quiet"]) == 0
+    found = tmp_path / "tiny-s0"
+    result = json.loads((found / "result.json").read_text())
+    best, last = (parameters(found / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    lines = [json.loads(line) for line in (found / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["validation"]["top1"] for line in lines]
+    assert scores.index(max(scores)) < len(scores) - 1, scores  # else this test says nothing
+    assert not np.array_equal(best["ema.head.weight"], last["ema.head.weight"])
+    assert result["best"]["ece"] != result["last"]["ece"]
+
+
 def test_early_stopping_wants_a_validation_part(tmp_path, capsys):
     arguments = ["--set", "early_stopping=3", "--dry-run"]
     assert main(["train", *arguments]) == 2
@@ -90,7 +105,7 @@ def test_early_stopping_wants_a_validation_part(tmp_path, capsys):
         (["sink=true", "accumulate=2"], "sink = True"),
         (["ema=1.0"], "ema = 1.0"),
         (["amp=O4"], "amp = 'O4'"),
-        (["loss_scale=huge"], "loss_scale"),
+        (["loss_scale=huge"], "loss_scale = 'huge': input should be a valid number, or must be one of 'dynamic'"),
         (["graph.jit_level=O9"], "graph.jit_level = 'O9'"),
         (["model.dropout=1.0"], "model.dropout = 1.0"),
         (["model.init=gauss"], "model.init = 'gauss'"),

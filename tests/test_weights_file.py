@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, nn
-from torch_files import SAVE, Ordered, Raw, Stored, Tensor, Writer, archive, bfloat16, called, legacy, tensor
+from torch_files import SAVE, Ordered, Raw, Stored, Tensor, With, Writer, archive, bfloat16, called, legacy, tensor
 
 from ms_longtail.training import checkpoints, torch_pickle
 from ms_longtail.training.weights_file import read_weights
@@ -191,6 +191,25 @@ def test_a_file_cannot_change_our_functions(tmp_path, save):
     refused(save(tmp_path / "w.pth", {"s": network(1), "x": Raw(placeholder)}))
     assert (torch_pickle._tensor.__defaults__, dict(vars(torch_pickle._tensor))) == before
     assert not hasattr(torch_pickle.Inert, "evil")
+
+
+def test_a_file_cannot_put_something_in_the_place_of_the_bounds_check(tmp_path, save):
+    writer = Tensor(Stored(A[0]), (900,), (1,))
+    made = save(tmp_path / "w.pth", {"a.weight": writer})
+    refused(made, "reaches to element 899")
+
+    for name in ("_check", "array", "storage"):
+        state = b"}(X" + struct.pack("<I", len(name)) + name.encode() + called("numpy", "dtype") + b"u"
+        refused(save(tmp_path / "w.pth", {"a.weight": With(writer, state + b"b")}), "reaches to element 899")
+
+
+def test_deep_keys_end_in_a_message(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.")
+    refused(tmp_path / "w.pth", "a map with a key of type tuple")
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02\x8f(" + b")" + b"\x85" * 200_000 + b"\x90.")
+    refused(tmp_path / "w.pth", "a map with a key of type tuple")
+    (tmp_path / "w.pth").write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".")
+    refused(tmp_path / "w.pth", "byte array")
 
 
 # ---- damage

@@ -48,6 +48,14 @@ class Raw:
 
 
 @dataclass(eq=False)
+class With:
+    """A value, and opcodes that do something to it."""
+
+    value: object
+    code: bytes
+
+
+@dataclass(eq=False)
 class Ordered:
     content: dict
     attributes: dict = field(default_factory=dict)
@@ -81,6 +89,8 @@ class Writer:
     def code(self, value):
         if isinstance(value, Raw):
             return value.code
+        if isinstance(value, With):
+            return self.code(value.value) + value.code
         if value is None:
             return b"N"
         if isinstance(value, bool):

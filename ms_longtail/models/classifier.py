@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from .branches import Branches
@@ -93,6 +93,8 @@ class Classifier(nn.Cell):
 
     def mixed(self, images, point, partner, blend, draws=None):
         """(features, logits) where the output of the layer `point` is blended with that of other images, see `blended`."""
+        if draws is not None and images.shape[0] > blend.shape[0]:
+            draws = ops.cat((draws, -2 - draws))  # the partners behind them leave out others
         if point in ("pool", "fc"):
             features = self.features(images)
         else:
@@ -102,7 +104,7 @@ class Classifier(nn.Cell):
             return blended(features, partner, blend), blended(self.logits(features, draws), partner, blend)
         if point == "pool":
             features = blended(features, partner, blend)
-        return features, self.logits(features, draws)
+        return features, self.logits(features, None if draws is None else draws[: blend.shape[0]])
 
     def construct(self, images):
         return self.head(self.features(images))  # (B, C)

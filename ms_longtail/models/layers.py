@@ -50,9 +50,9 @@ def initialise(cell: nn.Cell, seed: int, init: Init = "kaiming", zero_gamma: boo
     workers. A parameter may say another `fan_in`. Normalisation parameters and running statistics keep their constants (1 and 0).
 
     Args:
-        init: "kaiming": N(0, 2 / fan_in) (He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10);
-            "kaiming_fan_out": N(0, 2 / fan_out) (the same, eq. 14); "xavier": N(0, 2 / (fan_in + fan_out)) and
-            "xavier_uniform": the uniform distribution of that variance (Glorot, Bengio, AISTATS 2010, eq. 16).
+        init: "kaiming": N(0, 2 / fan_in) (He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 10); "kaiming_fan_out":
+            N(0, 2 / fan_out) (the same, eq. 14); "xavier": N(0, 2 / (fan_in + fan_out)) and "xavier_uniform": the uniform
+            distribution of that variance (Glorot, Bengio, AISTATS 2010, eq. 16). fan_out counts all groups of a convolution.
         zero_gamma: let every residual block begin as its shortcut: the scale of its last normalisation is 0 (Goyal et al.,
             2017, section 5.1).
     """

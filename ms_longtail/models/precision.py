@@ -25,7 +25,7 @@ def set_precision(network: nn.Cell, level: Level) -> None:
     """
     if level == "O0":
         return
-    backbone = network.backbone
+    backbone = getattr(network, "backbone", network)
     if level != "O1":
         backbone.to_float(ms.float16)
     for _, cell in backbone.cells_and_names():

@@ -100,6 +100,8 @@ def essence(plain: dict[str, Any]) -> dict[str, Any]:
         for key, value in plain.items()
         if key not in NEUTRAL and (key not in RUN_AS_BEFORE or RUN_AS_BEFORE[key] != value)
     }
+    if plain.get("early_stopping") is not None:  # then it decides when a stage ends
+        kept["evaluate_every"] = plain["evaluate_every"]
     as_before = AS_BEFORE | {"batch": plain.get("batch")}
     stages = [
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}

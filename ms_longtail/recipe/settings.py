@@ -7,6 +7,7 @@ import inspect
 import json
 import typing
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
@@ -86,14 +87,14 @@ def check(checker: TypeAdapter, value: Any, path: str) -> tuple[Any, list[tuple[
         # JSON's strict mode: a string is no number, a number no flag, while maps may become dataclasses.
         return checker.validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
-        return None, [fault(detail, path, checker) for detail in error.errors(include_url=False)]
+        return None, _merged([fault(detail, path, checker) for detail in error.errors(include_url=False)])
     except (TypeError, ValueError) as error:
         return None, [(_path(path), f"{shorten(value)}: {error}")]
 
 
 def fault(detail: dict, path: str, checker: TypeAdapter) -> tuple[tuple[str, ...], str]:
     """One finding of the checker as (path, 'value: what is wrong')."""
-    where = (*_path(path), *(str(part) for part in detail["loc"]))
+    where = (*_path(path), *(str(part) for part in detail["loc"] if not _is_choice(str(part))))
     value, context = detail["input"], detail.get("ctx", {})
     kind = detail["type"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -104,6 +105,24 @@ def fault(detail: dict, path: str, checker: TypeAdapter) -> tuple[tuple[str, ...
     if kind in ("literal_error", "enum"):
         return where, f"{shorten(value)}: must be one of {context['expected']}"
     return where, f"{shorten(value)}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _is_choice(part: str) -> bool:
+    """Whether a part of a place is no key but the checker's name for one of several types that a setting may have."""
+    return part in ("str", "int", "float", "bool") or part.startswith(("constrained-", "literal[", "list["))
+
+
+def _merged(faults: list[tuple[tuple[str, ...], str]]) -> list[tuple[tuple[str, ...], str]]:
+    """One fault for every place: what each of its types asks for, joined by "or"."""
+    merged: dict[tuple[str, ...], str] = {}
+    for where, message in faults:
+        if where not in merged:
+            merged[where] = message
+        elif message not in merged[where]:
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(merged[where], message, strict=False))
+            value = "".join(first for first, _ in same)  # both begin with it and a colon
+            merged[where] += f", or {message[value.rfind(': ') + 2 :]}"
+    return list(merged.items())
 
 
 def known_keys(checker: TypeAdapter, location: tuple) -> list[str]:

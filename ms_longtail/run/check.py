@@ -61,7 +61,7 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
 
         def orders(stage: Stage = stage) -> None:
             length = len(build_order(stage, train.labels, seed)(0))
-            length -= length % stage.batch if draws_follow(stage) else 0
+            length -= length % stage.batch if draws_follow(stage) or recipe.sink else 0
             part = data.splits.parts().get(second_part(stage.objective) or "train", train)
             second = build_second_order(stage, part.labels, seed, length)
             if second is not None:

@@ -91,6 +91,9 @@ def draws_by_class(plan: StagePlan, labels: np.ndarray, classes: int, lines: lis
     if plan.follows:
         counted = [line["learnt"]["drawn"] for line in lines if line["stage"] == plan.number + 1]
         return np.mean(counted, axis=0) if counted else total
-    for epoch in range(plan.stage.epochs):
-        total += np.bincount(labels[plan.order(plan.first_epoch + epoch)], minlength=classes)
-    return total / plan.stage.epochs
+    # An early end leaves epochs out, a sunk epoch its last draws.
+    epochs = max(1, sum(line["stage"] == plan.number + 1 for line in lines))
+    for epoch in range(epochs):
+        drawn = plan.order(plan.first_epoch + epoch)[: plan.epoch_draws]
+        total += np.bincount(labels[drawn], minlength=classes)
+    return total / epochs

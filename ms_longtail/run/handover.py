@@ -110,9 +110,12 @@ def fresh_seed(seed: int, number: int) -> int:
 
 
 def hand_over(before: TrainStep, after: TrainStep, last: StagePlan, stage: StagePlan) -> None:
-    """Carry over what goes on: the count of skipped steps, the optimizer's state under one schedule for the whole run, and
-    what a loss or an objective remembers where the same one goes on with the same network."""
+    """Carry over what goes on: the count of skipped steps, a dynamic loss scale, the optimizer's state under one schedule for
+    the whole run, and what a loss or an objective remembers where the same one goes on with the same network."""
     assign(after.skipped, before.skipped.asnumpy())
+    if before.loss_scale.dynamic and after.loss_scale.dynamic:
+        for name in ("value", "good"):
+            assign(getattr(after.loss_scale, name), getattr(before.loss_scale, name).asnumpy())
     same = stage.stage.objective == last.stage.objective and stage.stage.contrast == last.stage.contrast
     if stage.stage.schedule.settings["span"] == "run":
         # What another objective trains beside the network begins anew, under whatever name.

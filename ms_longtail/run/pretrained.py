@@ -34,7 +34,7 @@ def fit(recipe: Recipe, network: nn.Cell) -> tuple[dict[str, np.ndarray], Matche
     try:
         found, what = read_weights(wanted.path)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix(wanted.path).lstrip()) from error
+        raise ValueError(str(error).removeprefix(str(Path(wanted.path))).lstrip()) from error
     own = {p.name: p.shape for p in network.get_parameters()}
     matched = match(own, found, wanted.head)
     if matched.foreign:

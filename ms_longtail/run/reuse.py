@@ -31,8 +31,9 @@ from .teachers import describe_teacher, file_hash, read_teachers
 
 log = logging.getLogger(__name__)
 
-# No weight depends on these, but what is written does: the lines of metrics.jsonl, best.ckpt, whether a run went on at all.
-WRITTEN = ("evaluate_every", "max_bad_steps")
+# Weights do not depend on these, or in their last digits (graph), but what is written does: the lines of metrics.jsonl,
+# best.ckpt, whether a run went on at all.
+WRITTEN = ("evaluate_every", "max_bad_steps", "graph")
 # What the last digits of a weight may depend on, and where the images lie.
 MACHINE = (
     "device",

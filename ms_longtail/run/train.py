@@ -20,6 +20,7 @@ from ..evaluation import evaluate
 from ..models.freezing import freeze
 from ..models.norm import synchronise
 from ..recipe import Recipe, fingerprint
+from ..training.average import Average
 from ..training.callbacks import Conductor, StopSignals
 from ..training.checkpoints import Position, load_into, newest, write, write_last
 from ..training.predict import Collect, Predict
@@ -74,6 +75,7 @@ class Run:
         self.predictor = Predict(self.model)  # one for all stages: it is compiled once
         self.position = Position(fingerprint=fingerprint(recipe), ranks=machine.ranks)
         self.step: TrainStep | None = None
+        self.average: Average | None = None  # of the weights, while a stage is trained
         self.trainer: Model | None = None
         self.faults: dict[int, str] = {}
         self.facts: dict[str, float] = {}
@@ -121,8 +123,9 @@ class Run:
     def _next(self) -> StagePlan | None:
         """Move to the stage after the present one; None after the last."""
         number = 0 if self.step is None else self.position.stage + 1
-        if self.step is not None and self.step.average is not None:
-            self.step.average.hand_over()
+        if self.average is not None:
+            self.average.hand_over()
+            self.average = None  # from now on the model itself is what it was
         if number == len(self.plan):
             return None
         before, start = self.step, self.plan[number].stage.start
@@ -135,6 +138,7 @@ class Run:
         if number and start not in ("last", "best"):
             self.position.best = None  # it speaks of the network before
         self.position.stage, self.position.epoch, self.position.step = number, 0, 0
+        self.position.draw = self.plan[number].first_draw  # further on, where the stage before has ended early
         self.position.stage_best, self.position.waited = None, 0
         self._map(self.plan[number])
         self._enter(self.plan[number])
@@ -174,6 +178,7 @@ class Run:
             **{key: getattr(self.recipe, key) for key in ("loss_scale", "accumulate", "clip_norm", "l1", "ema", "sam")},
             ranks=self.machine.ranks,
         )
+        self.average = self.step.average
         broadcast_parameters(self.step)
         metrics = {"outputs": Collect(self.machine.ranks)}
         self.trainer = Model(self.step, eval_network=self.predictor, metrics=metrics)
@@ -310,6 +315,6 @@ class Run:
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""
         broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
-        average = None if self.step is None else self.step.average
-        with nullcontext() if average is None else average.in_place():
+        with nullcontext() if self.average is None else self.average.in_place():
+            broadcast_parameters(self.model)  # of the averaged ones as well
             return model_outputs(self.trainer, self.recipe, images, self.machine)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import mindspore as ms
 from annotated_types import Ge, Gt, Lt
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from ..registry import OPTIMIZERS
 from .optimizers import decay_groups
@@ -59,13 +59,16 @@ class AdaBound(nn.Optimizer):
         self.beta1, self.beta2, self.epsilon = (Tensor(value, ms.float32) for value in (beta1, beta2, epsilon))
         self.moment1 = self._parameters.clone(prefix="moment1", init="zeros")
         self.moment2 = self._parameters.clone(prefix="moment2", init="zeros")
+        # Beside `global_step`, which counts within a stage: where the moments go on in the next stage, so does t.
+        self.steps = Parameter(Tensor(0, ms.float32), name="adabound_steps", requires_grad=False)
 
     def construct(self, gradients):
         gradients = self.decay_weight(gradients)
         lr = self.get_lr()
-        t = ops.depend(self.global_step, gradients).astype(ms.float32).reshape(()) + 1.0
+        t = ops.depend(self.steps, gradients) + 1.0
         self.assignadd(self.global_step, self.global_step_increase_tensor)
-        # 1 - beta^t by way of exp: a power of the counter's own type would be whole
+        ops.assign(self.steps, t)
+        # 1 - beta^t without the loss of digits that a power near 1 brings
         size = lr * (-ops.expm1(t * self.log_beta2)).sqrt() / -ops.expm1(t * self.log_beta1)
         final = lr * self.final
         low, high = final * (1.0 - 1.0 / (self.gamma * t + 1.0)), final * (1.0 + 1.0 / (self.gamma * t))

@@ -81,7 +81,8 @@ class TrainStep(nn.Cell):
 
     Attributes:
         loss_sum, loss_weight: numerator and denominator summed over the good steps since they were last reset.
-        skipped, skipped_in_row: steps that were not finite, in all and since the last good one.
+        skipped, skipped_in_row: steps that were not finite, in all and since the last good one; with a dynamic scale only
+            those at its least value count as in a row.
 
     Returns of `construct`: (loss of the step, whether it was finite), scalars.
     """
@@ -153,7 +154,7 @@ class TrainStep(nn.Cell):
     def _pass(self, columns):
         """(gradients of the numerator, numerator, denominator, observed) of this worker's images."""
         (_, numerator, denominator, observed), gradients = self.gradient(*columns)
-        unscale = columns[0].shape[0] / self.loss_scale.value
+        unscale = ops.fill(ms.float32, (), columns[0].shape[0]) / self.loss_scale.value
         return self.hyper_map(F.partial(_scale, unscale), gradients), numerator, denominator, observed
 
     def _at_the_summit(self, columns, gradients, denominator):
@@ -223,7 +224,8 @@ class TrainStep(nn.Cell):
             for kept, statistic in zip(self.kept, self.statistics):
                 F.assign(statistic, kept)
             F.assign_add(self.skipped, 1)
-            F.assign_add(self.skipped_in_row, 1)
+            # A dynamic scale that is on its way down is at work, not at its end.
+            F.assign_add(self.skipped_in_row, self.loss_scale.hopeless())
         return loss, finite
 
 

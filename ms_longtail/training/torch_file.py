@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -53,8 +54,7 @@ def _of_archive(archive: zipfile.ZipFile) -> tuple[Any, Fetch]:
     order = "<"
     if f"{root}byteorder" in names:
         order = {b"little": "<", b"big": ">"}[_member(archive, f"{root}byteorder").strip()]
-    with archive.open(f"{root}data.pkl") as file:
-        content = Reader(file).load()
+    content = Reader(io.BytesIO(_member(archive, f"{root}data.pkl"))).load()
 
     def fetch(tensor: TorchTensor) -> np.ndarray:
         storage, name = tensor.storage, f"{root}data/{tensor.storage.key}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -72,7 +72,10 @@ ELEMENTS = {
     **dict.fromkeys(("uint64",), (8, "u8")),
     "UntypedStorage": (1, "u1"),
 }
-REPEATED = 1 << 24  # elements at most of a tensor that shows the same ones many times over
+REPEATED = 1 << 18  # elements at most of a tensor that shows the same ones many times over
+
+
+PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 class Inert:
@@ -94,11 +97,22 @@ class Inert:
         pass
 
 
+def require_keys(keys: Iterable[Any]) -> None:
+    """What is hashed must be a plain value or a flat tuple of these: hashing deep tuples would exhaust the stack of C."""
+    for key in keys:
+        parts = key if type(key) is tuple else (key,)
+        if not all(type(part) in PLAIN_KEYS for part in parts):
+            raise pickle.UnpicklingError(f"a map with a key of type {type(key).__name__} that no state dict has")
+
+
 class Record(dict):
     """What stands for an ordered map: its attributes (`_metadata` of a state dict) are dropped."""
 
     def __init__(self, *content: Any):
-        super().__init__(*(part for part in content if isinstance(part, dict | list | tuple)))
+        content = [part for part in content if isinstance(part, dict | list | tuple)]
+        for part in content:
+            require_keys(part if isinstance(part, dict) else [pair[0] for pair in part])
+        super().__init__(*content)
 
     def __setstate__(self, _state: Any) -> None:
         pass
@@ -122,14 +136,14 @@ class Call:
         raise pickle.UnpicklingError(f"the file sets {name} of a function")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Element:
     """Name of a storage's class or of a dtype."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A stretch of a file: `key` names it; `length` elements of a type from element `first` on."""
 
@@ -139,7 +153,7 @@ class Storage:
     first: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TorchTensor:
     """Elements of a storage at `offset` + sum_d i_d stride_d, as PyTorch writes a tensor down; read by `array`."""
 
@@ -223,6 +237,47 @@ class Reader(pickle._Unpickler):
 
     def __init__(self, file: IO[bytes]):
         super().__init__(file, encoding="latin1")  # of strings that Python 2 wrote; no byte is refused
+
+    def _build(self) -> None:
+        """An object's own state is dropped: what is set on an object of ours could stand in for its methods."""
+        self.stack.pop()
+        if isinstance(self.stack[-1], Call | type):
+            raise pickle.UnpicklingError("the file sets attributes of a function or class")
+
+    def _set_item(self) -> None:
+        require_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        require_keys(self.stack[::2])  # the stack is what stands behind the mark
+        self.load_setitems()
+
+    def _dict(self) -> None:
+        require_keys(self.stack[::2])
+        self.load_dict()
+
+    def _add_items(self) -> None:
+        require_keys(self.stack)
+        self.load_additems()
+
+    def _frozen_set(self) -> None:
+        require_keys(self.stack)
+        self.load_frozenset()
+
+    def _byte_array(self) -> None:
+        raise pickle.UnpicklingError(
+            "holds a byte array, for which as much memory would be set aside as the file names"
+        )
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _frozen_set,
+        pickle.BYTEARRAY8[0]: _byte_array,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         where = (module, name)
