@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -272,15 +271,8 @@ class Run:
             part = "test" if self.data.splits.validation is None else "validation"
             line[part] = self._short(getattr(self.data.splits, part))
             if part == "validation":
-                ends = keep_best(
-                    line,
-                    position,
-                    self.step,
-                    self.plan,
-                    self.folder,
-                    evaluations=self.recipe.early_stopping,
-                    main=self.machine.main,
-                )
+                stopping = {"evaluations": self.recipe.early_stopping, "main": self.machine.main}
+                ends = keep_best(line, position, self.step, self.plan, self.folder, **stopping)
                 if ends and not last_epoch:
                     last_epoch, position.epoch = True, stage.stage.epochs  # where a stage stands that is done
                     self.console.say(f"stage {stage.number + 1} {stage.stage.name}: ended early, see early_stopping")
@@ -315,6 +307,8 @@ class Run:
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""
         broadcast_parameters(self.model)  # running statistics are each worker's own: take rank 0's
-        with nullcontext() if self.average is None else self.average.in_place():
+        if self.average is None:
+            return model_outputs(self.trainer, self.recipe, images, self.machine)
+        with self.average.in_place():
             broadcast_parameters(self.model)  # of the averaged ones as well
             return model_outputs(self.trainer, self.recipe, images, self.machine)
