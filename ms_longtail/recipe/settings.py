@@ -101,7 +101,8 @@ def fault(detail: dict, path: str, checker: TypeAdapter) -> tuple[tuple[str, ...
         known = known_keys(checker, detail["loc"][:-1])
         return where, f"{shorten(value)}: unknown key{nearest(where[-1], known)}; known here: {', '.join(known)}"
     if kind in ("missing", "missing_argument"):
-        return where, "missing: this setting has no default"
+        given = f" in {shorten(value)}" if isinstance(value, dict) and value else ""
+        return where, f"missing{given}: this setting has no default"
     if kind in ("literal_error", "enum"):
         return where, f"{shorten(value)}: must be one of {context['expected']}"
     return where, f"{shorten(value)}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
