@@ -85,13 +85,17 @@ def main() -> None:
             )
         )
         strong: dict[int, list[float]] = {1: [], workers: []}
+        per_core: dict[int, list[float]] = {1: [], workers: []}
         for _ in range(options.rounds):
             for count in strong:
                 crop, policy = RandomResizedCrop(size=224), [Flip(), RandAugment()]
+                began = time.process_time()
                 strong[count].append(throughput(photos, len(photos), 32, [crop], policy, count))
+                per_core[count].append(len(photos) / (time.process_time() - began))
         growth = statistics.median(b / a for a, b in zip(strong[1], strong[workers], strict=True))
         for count, speeds in strong.items():
-            note = "" if count == 1 else f"{growth:.2f} of one"
+            note = f"{statistics.median(per_core[count]):,.0f} for each second of a core"
+            note += "" if count == 1 else f", {growth:.2f} of one thread"
             rows.append(row(f"the same with RandAugment, {count} reading thread(s)", speeds, note))
     else:
         print(f"no photographs: {options.photos} is not a folder")

@@ -19,14 +19,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RECIPE = """
 name: pair
-data: {name: digits_lt, imbalance: {profile: exp, n_max: 16, factor: 4}}
+data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 16, factor: 4}}
 model: resnet8_cifar
 batch: 16
+sampler: {name: instance, num_samples: 80}
 augment: [crop]
 optimizer: {name: sgd, lr: 0.02}
-stages: [{name: one, epochs: 2}, {name: two, epochs: 1, sampler: class_balanced}]
+stages: [{name: one, epochs: 2}, {name: two, epochs: 1, sampler: {name: class_balanced, num_samples: 80}}]
 """
-LONG = RECIPE.replace("name: pair", "name: long").replace("epochs: 2", "epochs: 40") + "evaluate_every: 20\n"
+LONG = RECIPE.replace("name: pair", "name: long").replace("epochs: 2", "epochs: 24") + "evaluate_every: 12\n"
 
 
 def environment(**more):
@@ -221,7 +222,7 @@ def test_whatever_dies_the_run_ends_and_goes_on(tmp_path, started):
 @pytest.mark.distributed
 def test_another_number_of_workers_goes_on(tmp_path, started):
     run = started(tmp_path)
-    run.until_epoch(30)
+    run.until_epoch(14)
     # A signal to one worker alone stops all of them.
     status, text = end(run, lambda: run.find("MS_WORKER", "1").terminate(), within=15)
     assert status == 130, text
@@ -229,7 +230,7 @@ def test_another_number_of_workers_goes_on(tmp_path, started):
     assert done.returncode == 0, done.stderr
     assert "the checkpoint was written by 2 workers, now there are 1" in done.stderr
     draws = [json.loads(line)["draw"] for line in (run.run / "metrics.jsonl").read_text().splitlines()]
-    assert draws == [84 * epoch for epoch in range(1, 42)]
+    assert draws == [80 * epoch for epoch in range(1, 26)]
 
 
 def network(*arguments):

@@ -24,9 +24,10 @@ from ms_longtail.verbs.gallery import seeds
 
 ROOT = Path(__file__).parent.parent
 TINY = """
-data: {name: digits_lt, imbalance: {profile: exp, n_max: 24, factor: 8}}
+data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 24, factor: 8}}
 model: resnet8_cifar
 batch: 16
+sampler: {name: instance, num_samples: 64}
 optimizer: {name: sgd, lr: 0.05}
 """
 
@@ -328,7 +329,7 @@ def command(folder, *arguments):
 @pytest.mark.slow
 def test_two_recipes_that_share_a_stage(tmp_path):
     write(tmp_path / "recipes", "ce", "stages: [{name: one, epochs: 1}, {name: same, epochs: 1}]")
-    other = "stages: [{name: one, epochs: 1}, {name: other, epochs: 1, sampler: class_balanced}]"
+    other = "stages: [{name: one, epochs: 1}, {name: other, epochs: 1, sampler: {name: class_balanced, num_samples: 64}}]"
     write(tmp_path / "recipes", "cb", other)
     shown = command(tmp_path, "recipes", "--seeds", "3,", "--dry-run")
     assert shown.returncode == 0, shown.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,16 @@ import pytest
 HERE = Path(__file__).parent
 RECIPE = """
 name: tiny
-data: {name: digits_lt, imbalance: {profile: exp, n_max: 24, factor: 8}, validation: {share: 0.2}}
+data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 24, factor: 8}, validation: {share: 0.2}}
 model: resnet8_cifar
 batch: 16
+sampler: {name: instance, num_samples: 80}
 augment: [crop]
 optimizer: {name: sgd, lr: 0.05}
 checkpoint: {every_minutes: 0.002, keep: 2}
 stages:
   - {name: one, epochs: 3, schedule: {name: multistep, milestones: [2], span: run}}
-  - {name: two, epochs: 3, sampler: class_balanced}
+  - {name: two, epochs: 3, sampler: class_balanced}  # 81 images: the last batch is short, which compiles another graph
 """
 
 pytestmark = pytest.mark.slow
@@ -83,30 +85,47 @@ def untouched(tmp_path_factory):
     return left_alone(tmp_path_factory, RECIPE)
 
 
+def kill_and_resume(folder, text, *kills, between=None):
+    """The folder of a run that was killed at each of these moments in turn, resumed after each, and went through at last.
+
+    Counts are those of a process: steps, or writes, since it began. A chain of kills asks more of a resume than one kill does,
+    since a small fault adds up, and every process less costs a compilation less. `between` gets the folder after every kill.
+    """
+    (folder / "tiny.yaml").write_text(text)
+    found = folder / "runs" / "tiny-s0"
+    for number, (moment, count) in enumerate(kills):
+        killed = run(folder, moment, count, *(["--resume"] if number else []))
+        assert killed.returncode == -signal.SIGKILL, (moment, count, killed.stdout + killed.stderr)
+        assert not number or "resumed from" in killed.stdout
+        assert not (found / "result.json").exists()
+        if between is not None:
+            between(found)
+    resumed = run(folder, "none", 0, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    return found
+
+
 @pytest.mark.parametrize(
-    ("moment", "count"),
+    "kills",
     [
-        ("step", 2),  # before the first epoch ends
-        ("step", 10),  # stage 1, middle of an epoch
-        ("step", 19),  # stage 2, middle of an epoch
-        ("before", 4),
-        ("during", 5),
-        ("after", 4),
-        ("renamed", 5),
-        ("best", 2),
+        # in the first epoch, in the middle of an epoch of stage 1 (step 8), and of stage 2 (step 19)
+        [("step", 2), ("step", 6), ("step", 11)],
+        [("before", 4), ("during", 5), ("after", 4), ("renamed", 5)],  # a write goes with every step
+        [("best", 2)],
     ],
 )
-def test_killed_and_resumed_equals_untouched(untouched, tmp_path, moment, count):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    killed = run(tmp_path, moment, count)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    found = tmp_path / "runs" / "tiny-s0"
-    assert not (found / "result.json").exists()
-    resumed = run(tmp_path, "none", 0, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    if (moment, count) != ("step", 2):
-        assert "resumed from" in resumed.stdout
-    assert_same_run(found, untouched)
+def test_killed_and_resumed_equals_untouched(untouched, tmp_path, kills):
+    assert_same_run(kill_and_resume(tmp_path, RECIPE, *kills), untouched)
+
+
+@pytest.fixture(scope="module")
+def cut_short(tmp_path_factory):
+    """The folder around a run that was killed after eight steps; to be copied."""
+    folder = tmp_path_factory.mktemp("cut_short")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    assert run(folder, "step", 8).returncode == -signal.SIGKILL
+    return folder
 
 
 def test_one_and_two_threads_give_the_same_weights(untouched, tmp_path):
@@ -144,9 +163,8 @@ def test_sigterm_saves_and_says_how_to_go_on(untouched, tmp_path):
     assert_same_run(found, untouched)
 
 
-def test_a_truncated_checkpoint_is_passed_over_with_a_warning(untouched, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    assert run(tmp_path, "step", 15).returncode == -signal.SIGKILL
+def test_a_truncated_checkpoint_is_passed_over_with_a_warning(untouched, cut_short, tmp_path):
+    shutil.copytree(cut_short, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "runs" / "tiny-s0" / "checkpoints" / "last.ckpt"
     os.truncate(last, last.stat().st_size - 1000)
     resumed = run(tmp_path, "none", 0, "--resume")
@@ -156,9 +174,8 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_warning(untouched, tmp_pat
     assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
 
 
-def test_another_recipe_is_refused_with_the_keys_that_differ(untouched, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+def test_another_recipe_is_refused_with_the_keys_that_differ(cut_short, tmp_path):
+    shutil.copytree(cut_short, tmp_path, dirs_exist_ok=True)
     refused = run(tmp_path, "none", 0, "--resume", "--set", "stages.one.optimizer.lr=0.07")
     assert refused.returncode == 2
     assert "stages.0.optimizer.lr: 0.05 -> 0.07" in refused.stderr
@@ -225,9 +242,8 @@ def test_a_stale_temporary_file_is_never_published(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-def test_resume_refuses_other_images(untouched, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+def test_resume_refuses_other_images(cut_short, tmp_path):
+    shutil.copytree(cut_short, tmp_path, dirs_exist_ok=True)
     split = tmp_path / "runs" / "tiny-s0" / "split.json"
     split.write_text(split.read_text().replace('"train_sha256": "', '"train_sha256": "0'))
     refused = run(tmp_path, "none", 0, "--resume")
@@ -235,9 +251,8 @@ def test_resume_refuses_other_images(untouched, tmp_path):
     assert "the images found now are not those of" in refused.stderr
 
 
-def test_resume_takes_the_unfinished_run_of_this_very_recipe(untouched, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    assert run(tmp_path, "step", 8).returncode == -signal.SIGKILL
+def test_resume_takes_the_unfinished_run_of_this_very_recipe(cut_short, tmp_path):
+    shutil.copytree(cut_short, tmp_path, dirs_exist_ok=True)
     assert run(tmp_path, "step", 1, "--set", "optimizer.lr=0.07").returncode == -signal.SIGKILL  # tiny-s0-2
     resumed = run(tmp_path, "step", 1, "--resume")
     assert f"resumed from {tmp_path}/runs/tiny-s0/checkpoints" in resumed.stdout

@@ -486,13 +486,14 @@ name: tiny
 data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 24, factor: 8}}
 model: resnet8_cifar
 batch: 16
+sampler: {name: instance, num_samples: 96}
 augment: [crop]
 optimizer: {name: sgd, lr: 0.05}
 checkpoint: {every_minutes: 0.00001, keep: 2}
 stages:
   - {name: taught, epochs: 3, loss: LOSS, teacher: TEACHER}
 """
-STEPS = 7  # of an epoch
+STEPS = 6  # of an epoch
 
 
 @pytest.fixture(scope="module")

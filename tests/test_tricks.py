@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from mindspore import Tensor
-from test_resume import HERE, left_alone, parameters, run
+from test_resume import HERE, kill_and_resume, left_alone, parameters, run
 
 from ms_longtail import recipe
 from ms_longtail.cli import main
@@ -23,6 +23,7 @@ name: tiny
 data: {name: digits_lt, size: 16, imbalance: {profile: exp, n_max: 24, factor: 8}, validation: {share: 0.2}}
 model: resnet8_cifar
 batch: 16
+sampler: {name: instance, num_samples: 80}
 augment: [{name: crop, padding: 2}]
 optimizer: {name: sgd, lr: 0.02}
 checkpoint: {every_minutes: 0.002, keep: 2}
@@ -33,11 +34,11 @@ stages:
     start: best
     mixing: ricap
     second_sampler: none
-    sampler: class_balanced
+    sampler: {name: class_balanced, num_samples: 80}
     augment: [{name: cam, transforms: [translate, rotate, scale]}, {name: crop, padding: 2}]
   - {name: third, epochs: 1, mixing: {name: manifold_mixup, layer: layer2}}
 """
-STEPS = 6  # of an epoch
+STEPS = 5  # of an epoch
 MAPS = ("stage-2-second.npy", "stage-3-third.npy")
 
 
@@ -47,21 +48,16 @@ def untouched(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("steps", "lost"), [(STEPS + 3, False), (3 * STEPS + 2, False), (3 * STEPS + 2, True), (4 * STEPS + 2, True)]
-)
-def test_killed_and_resumed(untouched, tmp_path, steps, lost):
+@pytest.mark.parametrize("lost", [False, True])
+def test_killed_and_resumed(untouched, tmp_path, lost):
     """The same weights to the last bit, also where the maps of the stage have to be made again."""
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    killed = run(tmp_path, "step", steps)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    found = tmp_path / "runs" / "tiny-s0"
-    if lost:
-        shutil.rmtree(found / "maps")
-    resumed = run(tmp_path, "none", 0, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed from" in resumed.stdout
-    assert ("maps in" in resumed.stdout) == (lost or steps < 4 * STEPS)
+
+    def lose(found):
+        if lost:
+            shutil.rmtree(found / "maps")
+
+    kills = [(3 * STEPS + 2), STEPS] if lost else [STEPS + 3, 2 * STEPS - 1]  # the last in stage three, or in stage two
+    found = kill_and_resume(tmp_path, RECIPE, *(("step", steps) for steps in kills), between=lose)
     for path in sorted((untouched / "checkpoints").glob("*.ckpt")):
         if path.name.startswith("last-"):
             continue
@@ -69,8 +65,9 @@ def test_killed_and_resumed(untouched, tmp_path, steps, lost):
         assert a.keys() == b.keys()
         for key in b:
             np.testing.assert_array_equal(a[key], b[key], err_msg=f"{path.name}: {key}")
-    for name in MAPS[1:] if lost and steps > 4 * STEPS else MAPS:  # maps of a stage that is over are not made again
+    for name in MAPS[1:] if lost else MAPS:  # maps of a stage that is over are not made again
         np.testing.assert_array_equal(np.load(found / "maps" / name), np.load(untouched / "maps" / name))
+    assert (found / "maps" / MAPS[0]).is_file() != lost
 
 
 def loaded_run(folder):
