@@ -329,7 +329,9 @@ def command(folder, *arguments):
 @pytest.mark.slow
 def test_two_recipes_that_share_a_stage(tmp_path):
     write(tmp_path / "recipes", "ce", "stages: [{name: one, epochs: 1}, {name: same, epochs: 1}]")
-    other = "stages: [{name: one, epochs: 1}, {name: other, epochs: 1, sampler: {name: class_balanced, num_samples: 64}}]"
+    other = (
+        "stages: [{name: one, epochs: 1}, {name: other, epochs: 1, sampler: {name: class_balanced, num_samples: 64}}]"
+    )
     write(tmp_path / "recipes", "cb", other)
     shown = command(tmp_path, "recipes", "--seeds", "3,", "--dry-run")
     assert shown.returncode == 0, shown.stderr

@@ -66,7 +66,7 @@ def test_a_stage_ends_early_and_the_next_one_goes_on(tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "tiny-s0" / "metrics.jsonl").read_text().splitlines()]
     stages = {name: [line for line in lines if line["name"] == name] for name in ("one", "two")}
     for name, found in stages.items():
-        scores = [line["validation"]["top1"] for line in found]
+        scores = [line["validation"]["balanced"] for line in found]
         best = scores.index(max(scores))
         assert len(found) == best + 3 < 9, (name, scores)  # two evaluations without a better one
         assert "test" in found[-1]
@@ -81,7 +81,7 @@ def test_the_best_epoch_of_an_averaged_run_is_not_the_last(tmp_path):
     result = json.loads((found / "result.json").read_text())
     best, last = (parameters(found / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
     lines = [json.loads(line) for line in (found / "metrics.jsonl").read_text().splitlines()]
-    scores = [line["validation"]["top1"] for line in lines]
+    scores = [line["validation"]["balanced"] for line in lines]
     assert scores.index(max(scores)) < len(scores) - 1, scores  # else this test says nothing
     assert not np.array_equal(best["ema.head.weight"], last["ema.head.weight"])
     assert result["best"]["ece"] != result["last"]["ece"]

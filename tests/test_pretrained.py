@@ -268,7 +268,7 @@ def test_training_begins_where_the_file_ends(tmp_path):
     settings["data"]["imbalance"] |= {"n_max": 8, "factor": 8}
     run = Quick(settings, tmp_path / "run")
     run._train_stage = super(Quick, run)._train_stage
-    run._short = lambda images: {"top1": 0.0, "many": 0.0, "medium": 0.0, "few": 0.0}
+    run._short = lambda images: {"top1": 0.0, "balanced": 0.0, "many": 0.0, "medium": 0.0, "few": 0.0}
     run.train()
     end = ms.load_checkpoint(str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
     for name, known, _ in layout("resnet8_cifar", classes=10):

@@ -331,7 +331,10 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_that_takes_stages_over_equals_one_that_does_not(tmp_path, variant):
     top, last = VARIANTS[variant]
-    for name, stage in (("a", {"name": "two", "sampler": {"name": "reversed", "num_samples": 96}}), ("b", {"name": "three", **last})):
+    for name, stage in (
+        ("a", {"name": "two", "sampler": {"name": "reversed", "num_samples": 96}}),
+        ("b", {"name": "three", **last}),
+    ):
         content = CONTENT | top | {"name": name, "stages": [CONTENT["stages"][0], {"epochs": 1, **stage}]}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(content))
     steps = 2 * resolved(lambda content: content.update(top))[2][0].steps_per_epoch

@@ -102,7 +102,7 @@ def test_stored_maps_are_those_of_the_weights_the_stage_starts_with(untouched):
 def test_best_of_the_stage_before(untouched):
     """`start: best` takes the best epoch of the stage before, which best.ckpt of the run need not be."""
     lines = [json.loads(line) for line in (untouched / "metrics.jsonl").read_text().splitlines()]
-    scores = [line["validation"]["top1"] for line in lines if line["name"] == "first"]
+    scores = [line["validation"]["balanced"] for line in lines if line["name"] == "first"]
     best = int(np.argmax(scores)) + 1
     saved = parameters(untouched / "checkpoints" / "stage-1-first-best.ckpt")
     last = parameters(untouched / "checkpoints" / "stage-1-first.ckpt")

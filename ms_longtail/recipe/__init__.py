@@ -69,7 +69,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 # What may differ between a run and its resumption: none of it changes a weight.
-NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "max_bad_steps", "graph")
+NEUTRAL = ("description", "name", "workers", "checkpoint", "evaluate_every", "best_by", "max_bad_steps", "graph")
 
 
 # What was so before there was a setting for it: it does not count, or older runs would be taken for others.
@@ -93,6 +93,9 @@ RUN_AS_BEFORE = {
 }
 
 
+BEST_BEFORE = "top1"  # how the best epoch was chosen before there was `best_by`
+
+
 def essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights. Where the images lie does not; which ones they are is in split.json."""
     kept = {
@@ -100,8 +103,11 @@ def essence(plain: dict[str, Any]) -> dict[str, Any]:
         for key, value in plain.items()
         if key not in NEUTRAL and (key not in RUN_AS_BEFORE or RUN_AS_BEFORE[key] != value)
     }
-    if plain.get("early_stopping") is not None:  # then it decides when a stage ends
+    if plain.get("early_stopping") is not None or any(stage.get("start") == "best" for stage in plain["stages"]):
+        # Then the best epoch decides when a stage ends, or what the next one begins with.
         kept["evaluate_every"] = plain["evaluate_every"]
+        if plain.get("best_by", BEST_BEFORE) != BEST_BEFORE:
+            kept["best_by"] = plain["best_by"]
     as_before = AS_BEFORE | {"batch": plain.get("batch")}
     stages = [
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}

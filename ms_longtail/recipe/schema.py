@@ -138,6 +138,7 @@ class Recipe:
     l1: float
     ema: float | None
     sam: float | None
+    best_by: str
     early_stopping: int | None
     sink: bool
     graph: Graph
@@ -168,6 +169,7 @@ class RunSettings:
     l1: Annotated[float, Ge(0)] = 0.0
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
     sam: Annotated[float, Gt(0)] | None = None
+    best_by: Literal["balanced", "top1"] = "balanced"
     early_stopping: PositiveInt | None = None
     sink: bool = False
     graph: Graph = field(default_factory=Graph)

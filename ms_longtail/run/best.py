@@ -15,13 +15,18 @@ def keep_best(
     plan: list[StagePlan],
     folder: RunFolder,
     *,
+    by: str,
     evaluations: int | None,
     main: bool,
 ) -> bool:
-    """Take note of an epoch's validation result; the first epoch with the highest top-1 is the best one.
+    """Take note of an epoch's validation result; the first epoch with the highest one is the best.
+
+    A validation part that is held out class by class has the tail of the training part, where top-1 prefers the epoch that
+    knows the large classes best. The mean over classes is what a balanced test part asks for, so it is the default.
 
     Args:
         line: of the epoch, with `validation`. position: its `best`, `stage_best` and `waited` are kept up to date.
+        by: "balanced" or "top1", which of the scores is meant.
         step: what is written where the epoch is the best so far: best.ckpt, and what a next stage with `start: best` begins from.
         evaluations: so many without a better one end the stage; None for never.
         main: whether this worker writes.
@@ -29,9 +34,9 @@ def keep_best(
     Returns:
         whether the stage is to end.
     """
-    value, best = line["validation"]["top1"], position.best
-    if best is None or value > best["value"]:
-        position.best = {"value": value, "stage": line["stage"], "epoch": line["epoch"]}
+    value, best = line["validation"][by], position.best
+    if best is None or best.get("by", "top1") != by or value > best["value"]:
+        position.best = {"by": by, "value": value, "stage": line["stage"], "epoch": line["epoch"]}
         if main:
             write(folder.checkpoints / "best.ckpt", step, position)
     if position.stage_best is not None and value <= position.stage_best:

@@ -44,7 +44,8 @@ def finish(run: Run) -> dict:
     named = {f"last of stage {run.plan[-1].stage.name}": scores["last"]}
     if "best" in scores:
         chosen = run.position.best
-        named[f"best on validation (stage {chosen['stage']}, epoch {chosen['epoch']})"] = scores["best"]
+        how = f"by {chosen.get('by', 'top1')}, stage {chosen['stage']}, epoch {chosen['epoch']}"
+        named[f"best on validation ({how})"] = scores["best"]
     report = markdown(
         title=run.folder.path.name,
         description="\n\n".join(filter(None, [run.recipe.plain.get("description", ""), note(run.folder)])),

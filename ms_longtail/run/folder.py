@@ -20,7 +20,7 @@ import yaml
 
 from .. import kernels
 from ..errors import UserError
-from ..recipe import Recipe, differences, essence, to_yaml
+from ..recipe import BEST_BEFORE, Recipe, differences, essence, to_yaml
 from ..runtime import convolution_parts
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RunFolder:
     def plain_recipe(self) -> dict[str, Any]:
         path = self.path / "recipe.yaml"
         try:
-            return yaml.safe_load(path.read_text(encoding="utf-8"))
+            return {"best_by": BEST_BEFORE} | yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{self.path} is not a run folder: cannot read {path} ({error.strerror})") from error
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # Weights do not depend on these, or in their last digits (graph), but what is written does: the lines of metrics.jsonl,
 # best.ckpt, whether a run went on at all.
-WRITTEN = ("evaluate_every", "max_bad_steps", "graph")
+WRITTEN = ("evaluate_every", "best_by", "max_bad_steps", "graph")
 # What the last digits of a weight may depend on, and where the images lie.
 MACHINE = (
     "device",

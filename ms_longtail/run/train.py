@@ -271,15 +271,19 @@ class Run:
             part = "test" if self.data.splits.validation is None else "validation"
             line[part] = self._short(getattr(self.data.splits, part))
             if part == "validation":
-                stopping = {"evaluations": self.recipe.early_stopping, "main": self.machine.main}
-                ends = keep_best(line, position, self.step, self.plan, self.folder, **stopping)
+                how = {"by": self.recipe.best_by, "evaluations": self.recipe.early_stopping, "main": self.machine.main}
+                ends = keep_best(line, position, self.step, self.plan, self.folder, **how)
                 if ends and not last_epoch:
                     last_epoch, position.epoch = True, stage.stage.epochs  # where a stage stands that is done
                     self.console.say(f"stage {stage.number + 1} {stage.stage.name}: ended early, see early_stopping")
                 if last_epoch:
                     line["test"] = self._short(self.data.splits.test)
             line["eval_seconds"] = round(time.monotonic() - began, 3)
-            scores = ", ".join(f"{p} top-1 {100 * line[p]['top1']:.2f} %" for p in ("validation", "test") if p in line)
+            scores = ", ".join(
+                f"{p} top-1 {100 * line[p]['top1']:.2f} %, balanced {100 * line[p]['balanced']:.2f} %"
+                for p in ("validation", "test")
+                if p in line
+            )
             self.console.say(
                 f"epoch {line['epoch']}/{stage.stage.epochs}: loss {line['train_loss'] or float('nan'):.4f}, {scores}"
             )
@@ -302,7 +306,7 @@ class Run:
 
     def _short(self, images: ImageSet) -> dict:
         result = evaluate(*self.outputs(images), self.data.class_counts)
-        return {key: result[key] for key in ("top1", "many", "medium", "few")}
+        return {key: result[key] for key in ("top1", "balanced", "many", "medium", "few")}
 
     def outputs(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         """(logits, labels) of a part with the model as it stands now."""

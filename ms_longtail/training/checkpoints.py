@@ -27,7 +27,7 @@ class Position:
         epoch: epochs of the stage that are complete.
         step: optimizer steps of the present epoch that are done.
         draw: images drawn in the run so far.
-        best: the best validation result so far, {"value": , "stage": , "epoch": }, or None.
+        best: the best validation result so far, {"by": , "value": , "stage": , "epoch": }, or None.
         stage_best: the best validation result of the stage.
         waited: evaluations of the stage since then.
         fingerprint: of the recipe.
