@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from . import __version__
@@ -114,8 +115,8 @@ def train(options: argparse.Namespace) -> int:
     console = Console(quiet=options.quiet)
     recipe = load_recipe(options, console)
     data = dataset.load_data(recipe)
-    runtime.compile_as(recipe.graph.jit_level, recipe.graph.deterministic)  # before the workers meet
-    machine = runtime.start("cpu" if options.dry_run else options.device, debug=options.debug)
+    device = "cpu" if options.dry_run else options.device
+    machine = runtime.start(device, debug=options.debug, **asdict(recipe.graph))
     runtime.set_seed(recipe.seed)
     # The main worker alone looks at the disk, and tells the others.
     found = home_folder(options, recipe) if machine.main else None
@@ -217,8 +218,7 @@ def evaluate(options: argparse.Namespace) -> int:
     console = Console(quiet=options.quiet)
     home = folder.RunFolder(Path(options.run))
     recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
-    runtime.compile_as(recipe.graph.jit_level, recipe.graph.deterministic)
-    machine = runtime.start(options.device, debug=options.debug)
+    machine = runtime.start(options.device, debug=options.debug, **asdict(recipe.graph))
     scores, data = again.evaluate_run(home, recipe, machine, checkpoint=options.checkpoint, part=options.part)
     _show(console, {options.checkpoint: scores}, data)
     if options.part == "test":

@@ -112,10 +112,21 @@ def choose_device(asked: str = "auto") -> str:
     return asked
 
 
-def start(device: str = "auto", *, debug: bool = False) -> Runtime:
-    """Set up this process once: device, graph or PyNative mode, and the data-parallel group when there is one."""
+def start(
+    device: str = "auto", *, debug: bool = False, jit_level: str | None = None, deterministic: bool = False
+) -> Runtime:
+    """Set up this process once: device, graph or PyNative mode, and the data-parallel group when there is one.
+
+    Args:
+        device: "auto", "cpu", "gpu" or "ascend". debug: PyNative mode, every operation waited for.
+        jit_level: of the graph compiler (None: the device's own). deterministic: kernels whose sums have one fixed order.
+    """
     import mindspore as ms
 
+    if jit_level is not None:
+        ms.set_context(jit_config={"jit_level": jit_level})
+    if deterministic and ms.get_context("deterministic") != "ON":  # it may be said once, before the workers meet
+        ms.set_deterministic(True)
     tune_cpu()
     fast_convolution()
     single_threaded_opencv()
@@ -126,16 +137,6 @@ def start(device: str = "auto", *, debug: bool = False) -> Runtime:
         ms.runtime.launch_blocking()
     rank, ranks = _join_group() if in_group() else (0, 1)
     return Runtime(device=name, graph=not debug, rank=rank, ranks=ranks)
-
-
-def compile_as(jit_level: str | None, deterministic: bool) -> None:
-    """Options of the graph compiler: its level where one is asked for, and kernels whose sums have one fixed order."""
-    import mindspore as ms
-
-    if jit_level is not None:
-        ms.set_context(jit_config={"jit_level": jit_level})
-    if deterministic and ms.get_context("deterministic") != "ON":  # it may be said once
-        ms.set_deterministic(True)
 
 
 def single_threaded_opencv() -> None:

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Threads of several test processes, and of those that they start, would wait for each other; no number depends on them.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
+
 import mindspore as ms
 import numpy as np
 import pytest

@@ -112,12 +112,28 @@ def test_wrong_options(settings, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_sunk_epoch_has_whole_batches():
-    plans = {}
-    for sink in ("false", "true"):
-        wanted = recipe.load(CONFIGS / "digits_lt" / "ce.yaml", [f"sink={sink}", "batch=48", "sampler=instance"])
-        (plans[sink],) = plan.make_plan(wanted, dataset.load_data(wanted))
+@pytest.mark.parametrize("key", ["sink", "drop_last"])
+def test_an_epoch_of_whole_batches(key):
+    plans, prints = {}, set()
+    for value in ("false", "true"):
+        wanted = recipe.load(CONFIGS / "digits_lt" / "ce.yaml", [f"{key}={value}", "batch=48", "sampler=instance"])
+        (plans[value],) = plan.make_plan(wanted, dataset.load_data(wanted))
+        prints.add(recipe.fingerprint(wanted))
     images = plans["false"].epoch_draws
     assert images % 48
     assert plans["true"].epoch_draws == images - images % 48
     assert plans["true"].steps_per_epoch == plans["false"].steps_per_epoch - 1
+    assert len(prints) == 2
+
+
+def test_an_epoch_that_is_less_than_a_batch(capsys):
+    settings = ["drop_last=true", "sampler.num_samples=20"]  # batches of 32
+    assert main(["train", "--dry-run", "--config", str(CONFIGS / "digits_lt" / "ce.yaml"), "--set", *settings]) == 2
+    assert "an epoch of 20 images is less than one batch of 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scale", "warned"), [("1", True), ("1024", False), ("dynamic", False), (None, False)])
+def test_half_precision_without_a_loss_scale_is_told(scale, warned, caplog):
+    settings = ["amp=O2", *([] if scale is None else [f"loss_scale={scale}"])]
+    assert main(["train", "--dry-run", "--set", *settings]) == 0
+    assert ("amp = O2 with loss_scale = 1" in caplog.text) == warned

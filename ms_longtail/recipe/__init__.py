@@ -88,6 +88,7 @@ RUN_AS_BEFORE = {
     "ema": None,
     "sam": None,
     "early_stopping": None,
+    "drop_last": False,
     "sink": False,
     "pretrained": None,
 }

@@ -140,6 +140,7 @@ class Recipe:
     sam: float | None
     best_by: str
     early_stopping: int | None
+    drop_last: bool
     sink: bool
     graph: Graph
     sync_batch_norm: bool
@@ -171,6 +172,7 @@ class RunSettings:
     sam: Annotated[float, Gt(0)] | None = None
     best_by: Literal["balanced", "top1"] = "balanced"
     early_stopping: PositiveInt | None = None
+    drop_last: bool = False
     sink: bool = False
     graph: Graph = field(default_factory=Graph)
     sync_batch_norm: bool = False

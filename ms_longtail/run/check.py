@@ -32,7 +32,7 @@ from .build import (
     needs_maps,
 )
 from .dataset import Data
-from .plan import draws_follow
+from .plan import draws_follow, whole_batches_only
 from .pretrained import fit
 from .teachers import build_teacher, describe_teacher
 
@@ -50,6 +50,11 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
         faults.append(
             f"early_stopping = {recipe.early_stopping}: there is no validation part to go by; set data.validation.share"
         )
+    if recipe.amp != "O0" and recipe.loss_scale == 1:
+        log.warning(
+            "amp = %s with loss_scale = 1: parts of a gradient below 6e-8 are 0 in float16; without the key it is dynamic",
+            recipe.amp,
+        )
     train, seed = data.splits.train, recipe.seed
     model = cache(lambda: build_model(recipe, data))  # built only where a stage asks something of it
     if recipe.pretrained is not None and not resuming:
@@ -61,7 +66,7 @@ def check(recipe: Recipe, data: Data, *, resuming: bool = False) -> None:
 
         def orders(stage: Stage = stage) -> None:
             length = len(build_order(stage, train.labels, seed)(0))
-            length -= length % stage.batch if draws_follow(stage) or recipe.sink else 0
+            length -= length % stage.batch if whole_batches_only(stage, recipe) else 0
             part = data.splits.parts().get(second_part(stage.objective) or "train", train)
             second = build_second_order(stage, part.labels, seed, length)
             if second is not None:

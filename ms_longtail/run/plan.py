@@ -67,7 +67,7 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
         order = build_order(stage, labels, recipe.seed, first_epoch=first_epoch, total_epochs=total_epochs)
         epoch_draws = len(order(first_epoch))
         place = {"first_epoch": first_epoch, "total_epochs": total_epochs}
-        if draws_follow(stage) or recipe.sink:  # a sunk graph has one batch size
+        if whole_batches_only(stage, recipe):
             epoch_draws = _whole_batches(epoch_draws, stage.batch, number)
         part = second_part(stage.objective) or "train"
         if part not in parts:
@@ -87,6 +87,11 @@ def make_plan(recipe: Recipe, data: Data, ranks: int = 1) -> list[StagePlan]:
 def draws_follow(stage: Stage) -> bool:
     """Whether the objective learns how often a class is drawn."""
     return getattr(OBJECTIVES.get(stage.objective.name), "draws_follow", False)
+
+
+def whole_batches_only(stage: Stage, recipe: Recipe) -> bool:
+    """Whether an epoch's last, smaller batch is left out. A sunk graph has one batch size, and so has what follows draws."""
+    return recipe.drop_last or recipe.sink or draws_follow(stage)
 
 
 def _whole_batches(draws: int, batch: int, number: int) -> int:

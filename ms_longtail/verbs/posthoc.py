@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
@@ -90,7 +91,7 @@ def posthoc(options: argparse.Namespace) -> int:
     if options.epochs < 1:
         raise UserError("--epochs 0: the trained methods need at least 1")
     runs = [open_run(path) for path in dict.fromkeys(options.run)]
-    machine = runtime.start(options.device, debug=options.debug)
+    machine = runtime.start(options.device, debug=options.debug, **asdict(runs[0][1].graph))
     named = "all" not in ",".join(options.methods).split(",")
     results = run_all(runs, machine, settings, options.checkpoint, console, named=named)
     out = Path(options.out or runs[0][0].path / "posthoc" / options.checkpoint.removesuffix(".ckpt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
@@ -82,11 +83,11 @@ def show(options: argparse.Namespace) -> int:
             )
         home = folder.RunFolder(Path(options.run))
         recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
-        machine = runtime.start(options.device, debug=options.debug)
+        machine = runtime.start(options.device, debug=options.debug, **asdict(recipe.graph))
         subject = subjects.of_run(home, recipe, machine)
     else:
         recipe = recipes.load(options.config or configs_folder() / "digits_lt" / "default.yaml", options.set)
-        machine = runtime.start(options.device, debug=options.debug)
+        machine = runtime.start(options.device, debug=options.debug, **asdict(recipe.graph))
         subject = subjects.of_recipe(recipe, machine, recipe.name)
     settings = {
         "cam": ("stage", "classes", "images", "seed"),
@@ -111,7 +112,7 @@ def show_features(options: argparse.Namespace) -> int:
     home = folder.RunFolder(Path(options.run))
     out = features.require(options.out, home, options.checkpoint, options.part)
     recipe = recipes.from_map(home.plain_recipe(), source=str(home.path / "recipe.yaml"))
-    machine = runtime.start(options.device, debug=options.debug)
+    machine = runtime.start(options.device, debug=options.debug, **asdict(recipe.graph))
     console = Console(quiet=options.quiet)
     features.draw(out, home, recipe, machine, console, checkpoint=options.checkpoint, part=options.part)
     console.say(str(out))
