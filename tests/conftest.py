@@ -1,6 +1,7 @@
 """Shared by all tests: quiet start, real images when $MSLT_DATA names them, one table of tolerances."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -20,6 +21,12 @@ def assert_close(actual, expected, dtype="float32", factor=1.0):
     """Equal up to the dtype's tolerance, absolute and relative."""
     bound = factor * TOLERANCE[dtype]
     np.testing.assert_allclose(np.asarray(actual, np.float64), np.asarray(expected, np.float64), rtol=bound, atol=bound)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that train for real come first: one of them alone at the end would leave the other test processes idle."""
+    trainings = Counter(i.path for i in items if i.get_closest_marker("slow") or i.get_closest_marker("distributed"))
+    items.sort(key=lambda item: -trainings[item.path])  # stable, so that files stay whole
 
 
 @pytest.fixture(params=["graph", "pynative"])
