@@ -108,7 +108,7 @@ def test_mindrecord_is_mindspore_s_own(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "cifar"])
 def test_a_run_on_it_sees_the_same(tmp_path, kind):
     """Subset, carved part and a training batch, through all that stands between a recipe and the network."""
-    settings = {"imbalance": {"profile": "exp", "factor": 2, "order": "size"}, "size": 32}
+    settings = {"imbalance": {"profile": "exp", "factor": 2, "order": "size", "n_max": None}, "size": 32}
     if kind == "folder":
         settings["validation"] = {"share": 0.4, "group": r"(\d+)_\d\.\w+$"}
     recipe, splits = source(tmp_path, kind, **settings)

@@ -4,6 +4,7 @@ import pytest
 
 from ms_longtail import recipe
 from ms_longtail.errors import RecipeError
+from ms_longtail.recipe.merge import merge
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -149,3 +150,56 @@ def test_differences_and_fingerprint():
     assert recipe.differences(first.plain, second.plain) == ["stages.2.optimizer.lr: 0.1 -> 0.3"]
     assert recipe.fingerprint(first) != recipe.fingerprint(second)
     assert recipe.fingerprint(first) == recipe.fingerprint(load("workers=1", "checkpoint.keep=5"))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "without"),
+    [
+        ("epochs=2", True),
+        ("sampler=reversed", False),  # the first stage takes it
+        ("optimizer.lr=0.05", False),
+        ("batch=16", False),
+        ("schedule=constant", True),
+        ("class_weights=none", False),
+        ("mixing=none", False),
+        ("contrast=none", False),
+        ("second_sampler=none", False),
+        ("objective=classification", False),
+        ("freeze=none", False),
+        ("stages.a.epochs=2", False),
+    ],
+)
+def test_a_setting_that_every_stage_overrides_is_told(assignment, without, caplog):
+    stages = [
+        {"name": "a", "epochs": 1, "schedule": "cosine"},
+        {"name": "b", "epochs": 1, "sampler": "class_balanced", "schedule": "cosine"},
+    ]
+    content = {"name": "x", "data": "digits_lt", "model": "resnet8_cifar", "optimizer": "sgd", "stages": stages}
+    recipe.from_map(content, [assignment])
+    assert ("has no effect: every stage says its own" in caplog.text) == without
+
+
+def test_a_packed_set_keeps_what_is_said_of_the_images():
+    own = {
+        "size": 64,
+        "mean": [0.3, 0.3, 0.3],
+        "validation": {"share": 0.1},
+        "imbalance": {"factor": 10, "profile": "exp"},
+    }
+    data = {"name": "image_list", "train_list": "a.txt", "test_list": "b.txt", "root": "/images", **own}
+    base = {
+        "name": "x",
+        "data": data,
+        "model": "resnet8_cifar",
+        "optimizer": "sgd",
+        "stages": [{"name": "a", "epochs": 1}],
+    }
+    packed = {"name": "packed", "root": "/packed"}
+    written = recipe.from_map(merge(base, {"data": packed})).plain["data"]
+    said = recipe.from_map(base, ["data.name=packed", "data.root=/packed"]).plain["data"]
+    assert written == said
+    assert {key: said[key] for key in ("name", "root", "size", "mean")} == packed | {"size": 64, "mean": [0.3] * 3}
+    assert (said["validation"]["share"], said["imbalance"]["factor"]) == (0.1, 10)
+    assert "train_list" not in said
+    other = merge(base, {"data": {"name": "image_folder", "root": "/other"}})["data"]
+    assert other == {"name": "image_folder", "root": "/other"}

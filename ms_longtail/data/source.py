@@ -49,7 +49,7 @@ class DrawSource:
         views: further views of every draw: the same image, read once, by other operations. (Those of level "batch" are the
             pipeline's; the source leaves them alone.)
         on_error: "raise", or "skip" (another image of the same class takes the place, hashed from the draw number).
-        max_error_share: share of distinct unreadable images above which "skip" gives up.
+        max_error_share: share of distinct unreadable images above which "skip" gives up; a single one is always let pass.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class DrawSource:
         with self._lock:
             self.faults.messages[index] = str(error)
             unreadable, total = len(self.faults.messages), len(self.images)
-        if unreadable > self.max_error_share * total:
+        if unreadable > max(1, self.max_error_share * total):  # of a small part one is never too many
             raise self._end(
                 DataError(
                     f"{unreadable} of {total} images are unreadable, more than data.max_error_share "

@@ -9,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .metrics import FEW, MANY
 
@@ -18,6 +19,13 @@ COLOURS = {"many": "#1b6ca8", "medium": "#e09f3e", "few": "#9e2a2b"}
 def _plain(names: tuple[str, ...]) -> list[str]:
     """Names as they are: a dollar sign would begin a formula."""
     return [name.replace("$", r"\$") for name in names]
+
+
+def _plain_numbers(axis) -> None:
+    """Marks of a logarithmic axis at 1, 2, 5, 10 ... only: a short axis would write powers between them, over each other."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure, path: Path) -> None:
@@ -42,7 +50,12 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
     watched = [(epoch, line[part]) for epoch, line in zip(epochs, lines, strict=True) if part in line]
     marker = "." if len(watched) < 40 else None
     x = [epoch for epoch, _ in watched]
-    bottom.plot(x, [100 * scores["top1"] for _, scores in watched], color="#222222", marker=marker, label="all")
+    bottom.plot(x, [100 * scores["top1"] for _, scores in watched], color="#222222", marker=marker, label="all, top-1")
+    balanced = [(epoch, 100 * scores["balanced"]) for epoch, scores in watched if "balanced" in scores]
+    if any(
+        abs(value - 100 * scores["top1"]) > 0.01 for (_, value), (_, scores) in zip(balanced, watched, strict=False)
+    ):
+        bottom.plot(*zip(*balanced, strict=True), color="#222222", linestyle="--", label="mean over classes")
     for group, colour in COLOURS.items():
         if watched and watched[0][1][group] is not None:
             bottom.plot(x, [100 * scores[group] for _, scores in watched], color=colour, marker=marker, label=group)
@@ -57,9 +70,8 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
                 axis.axvline(number + 0.5, color="#555555", linewidth=0.8)
     for number, line in enumerate(lines):
         if number == 0 or line["stage"] != lines[number - 1]["stage"]:
-            top.annotate(
-                line["name"], (max(number + 0.6, 1), 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9
-            )
+            place = (max(number + 0.6, 1), 1.01)  # above the frame, where no curve is
+            top.annotate(line["name"], place, xycoords=("data", "axes fraction"), va="bottom", fontsize=9)
     _save(figure, path)
 
 
@@ -83,7 +95,7 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
         for x, y, name in zip(counts, values, _plain(names), strict=True):
             axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter("{x:g}")
+    _plain_numbers(axis.xaxis)
     axis.set_xlabel("training images of the class (logarithmic)")
     axis.set_ylabel("test accuracy, %")
     axis.set_ylim(-3, 105)
@@ -129,7 +141,7 @@ def class_histogram(path: Path, counts: np.ndarray, drawn: dict[str, np.ndarray]
     if len(names) <= 30:
         axis.set_xticks(x, [_plain(names)[i] for i in order], rotation=60, ha="right", fontsize=8)
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
+    _plain_numbers(axis.yaxis)
     axis.set_ylabel("images (logarithmic)")
     axis.set_xlabel("class, from most to fewest training images")
     axis.legend(loc="upper right")  # the counts fall from left to right; looking for the best place takes a second
@@ -162,7 +174,7 @@ def learnt_rates(path: Path, rates: np.ndarray, counts: np.ndarray, names: tuple
     top.set_ylabel("rate, sigmoid(w)")
     bottom.set_ylabel("share of the draws, %")
     bottom.set_yscale("log")
-    bottom.yaxis.set_major_formatter("{x:g}")
+    _plain_numbers(bottom.yaxis)
     bottom.set_xlabel("class, from most to fewest training images")
     if not many:
         bottom.set_xticks(x, [_plain(names)[i] for i in order], rotation=60, ha="right", fontsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..training import adabound, optimizers, schedules  # noqa: F401
 from .merge import STAGE_KEYS, assign, override, parse, read
 from .schema import Component, Data, Recipe, Stage
 from .validate import build
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "STAGE_KEYS",
@@ -60,7 +63,27 @@ def from_map(content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (
         recipe, faults = build(content)
     if recipe is None:
         raise RecipeError([f"{'.'.join(where)} = {message}" for where, message in faults], source)
+    for where, text in texts.items():
+        if where[0] in STAGE_KEYS and not _taken(recipe.plain["stages"], where, parse(text)):
+            key = ".".join(where)
+            names = ", ".join(stage["name"] for stage in recipe.plain["stages"])
+            log.warning(
+                "--set %s=%s has no effect: every stage says its own; set stages.NAME.%s (%s)", key, text, key, names
+            )
     return recipe
+
+
+def _taken(stages: list[dict[str, Any]], where: tuple[str, ...], value: Any) -> bool:
+    """Whether some stage has what was set for all; lists and maps, which are completed, are not looked into."""
+    if isinstance(value, list | dict) or where[0] in ("freeze", "views", "augment"):
+        return True
+
+    def found(place: Any) -> Any:
+        for part in where:
+            place = place.get(part) if isinstance(place, dict) else None
+        return place.get("name") if isinstance(place, dict) else place
+
+    return any(found(stage) == value for stage in stages)
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -41,6 +41,8 @@ STAGE_KEYS = (
     "batch",
     "epochs",
 )
+# What the images of a packed set have in common with the files they were packed from.
+OF_IMAGES = ("size", "resize", "mean", "std", "imbalance", "validation", "on_error", "max_error_share")
 OWN_KEYS = ("name", "start", "reset", "teacher")  # what a stage never inherits
 
 
@@ -121,13 +123,18 @@ def named(value: Any, key: str = "") -> Any:
 
 
 def merge(base: Any, change: Any, key: str = "") -> Any:
-    """`change` laid over `base`: maps merge key by key, everything else replaces; a new `name` replaces the whole map."""
+    """`change` laid over `base`: maps merge key by key, everything else replaces; a new `name` replaces the whole map.
+
+    Only `data: {name: packed}` keeps what is said of the images: they are the same ones in other files.
+    """
     if key in BARE:
         base, change = named(base, key), named(change, key)
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     if "name" in change and "name" in base and change["name"] != base["name"] and key in NAMED:
-        return change
+        if (key, change["name"]) != ("data", "packed"):
+            return change
+        base = {name: base[name] for name in OF_IMAGES if name in base}
     result = dict(base)
     for name, value in change.items():
         result[name] = merge(base.get(name), value, name)
@@ -167,7 +174,11 @@ def assign(content: dict[str, Any], path: tuple[str, ...], value: Any) -> tuple[
                 place[position] = place = named(place[position])
         elif isinstance(place, dict):
             taken.append(part)
-            if last:
+            if last and path == ("data", "name") and value == "packed":
+                kept = merge(place, {"name": value}, "data")
+                place.clear()
+                place.update(kept)
+            elif last:
                 place[part] = merge(place.get(part), value, part)
             else:
                 if place.get(part) is None:

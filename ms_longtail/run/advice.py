@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,12 +149,20 @@ def _train(facts: Facts, kind: str, known: dict[str, tuple[str, ...]]) -> list[A
         more = ["model=resnet18", "batch=128", "optimizer.lr=0.05"]
     if facts.unreadable:
         more.append("data.on_error=skip")
+        share = math.ceil(100 * facts.unreadable / facts.images) / 100
+        if facts.unreadable > 1 and share > 0.01:  # more than is let pass without a word
+            more.append(f"data.max_error_share={share:g}")
     chosen = [name for name in order if name in known][:2]
     size = " More than 100,000 images carry a network at 224 px as on ImageNet-LT." if "data.size=224" in more else ""
+    mirrored = (
+        " It mirrors images: where left and right tell classes apart, take flip out of augment, and out of CAM's transforms."
+        if kind == "photos"
+        else ""
+    )
     return [
         Advice(
             "begin with" if not place else "compare with",
-            REASONS[name] + ("" if place else size),
+            REASONS[name] + ("" if place else size + mirrored),
             f"configs/{known[name][0]}",
             (*known[name][1:], *more),
         )

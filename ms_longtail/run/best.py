@@ -19,10 +19,11 @@ def keep_best(
     evaluations: int | None,
     main: bool,
 ) -> bool:
-    """Take note of an epoch's validation result; the first epoch with the highest one is the best.
+    """Take note of an epoch's validation result; the last epoch with the highest one is the best.
 
     A validation part that is held out class by class has the tail of the training part, where top-1 prefers the epoch that
-    knows the large classes best. The mean over classes is what a balanced test part asks for, so it is the default.
+    knows the large classes best. The mean over classes is what a balanced test part asks for, so it is the default. Of equals the
+    last has learnt longest: a part with few images of a class has few different scores.
 
     Args:
         line: of the epoch, with `validation`. position: its `best`, `stage_best` and `waited` are kept up to date.
@@ -35,15 +36,15 @@ def keep_best(
         whether the stage is to end.
     """
     value, best = line["validation"][by], position.best
-    if best is None or best.get("by", "top1") != by or value > best["value"]:
+    if best is None or best.get("by", "top1") != by or value >= best["value"]:
         position.best = {"by": by, "value": value, "stage": line["stage"], "epoch": line["epoch"]}
         if main:
             write(folder.checkpoints / "best.ckpt", step, position)
-    if position.stage_best is not None and value <= position.stage_best:
-        position.waited += 1
-        return evaluations is not None and position.waited >= evaluations
-    position.stage_best, position.waited = value, 0
-    following = position.stage + 1
-    if main and following < len(plan) and plan[following].stage.start == "best":
-        write(start_file(plan, following, folder.checkpoints), step, position)
-    return False
+    before, following = position.stage_best, position.stage + 1
+    better = before is None or value > before
+    position.waited = 0 if better else position.waited + 1
+    if better or value == before:
+        position.stage_best = value
+        if main and following < len(plan) and plan[following].stage.start == "best":
+            write(start_file(plan, following, folder.checkpoints), step, position)
+    return evaluations is not None and position.waited >= evaluations

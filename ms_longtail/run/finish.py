@@ -53,7 +53,7 @@ def finish(run: Run) -> dict:
         counts=counts,
         names=test.class_names,
         split=run.data.description,
-        plan=describe(run.plan),
+        plan=describe(run.plan, lines),
         lines=lines,
         environment=environment,
         recipe=to_yaml(run.recipe),

@@ -59,7 +59,8 @@ def write(out: Path, facts: dict[str, Any], found: Duplicates, describe: Describ
     if not pairs:
         return [path, out / FILES[1]]
     headline = (
-        f"{title}: of {found.near_pairs:,} near-duplicate pairs, from the least to the most alike; red: labels differ"
+        f"{title}: {len(pairs)} of {found.near_pairs:,} near-duplicate pairs and exact ones; red, and first: labels differ; "
+        "then from the least to the most alike"
     )
     contact_sheet(out / FILES[2], pairs, headline)
     return [path, *(out / name for name in FILES[1:])]

@@ -35,7 +35,7 @@ def require_images(recipe: Recipe, data: Data) -> None:
         if len(everything) > len(lost):
             said += f"; with the other parts {len(everything)}"
         share = recipe.data.max_error_share
-        if len(lost) > share * len(part):
+        if len(lost) > max(1 if recipe.data.on_error == "skip" else 0, share * len(part)):
             more = f", more than data.max_error_share {share}" if recipe.data.on_error == "skip" else ""
             raise DataError(f"{said}{more}; is data.root right? It is {root!r}")
         if recipe.data.on_error != "skip":

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .. import recipe as recipes
 from ..data.image_folder import image_folder
-from ..errors import DataError
+from ..errors import DataError, UserError
 
 SMALL = 48  # pixels: below it, images are taken whole
 
@@ -18,6 +18,11 @@ SMALL = 48  # pixels: below it, images are taken whole
 def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> recipes.Recipe:
     """configs/folder/small.yaml for small images, photos.yaml for others, named after the folder."""
     path = Path(folder)
+    if (path / "packed.json").is_file():
+        raise UserError(
+            f"--data {folder}: a packed set, which does not say how its images are to be trained on; "
+            f"use --config RECIPE --set data.name=packed data.root={folder}"
+        )
     splits = image_folder(root=folder)
     images = splits.train
     sides = []

@@ -136,7 +136,7 @@ class Packing:
         """Unreadable images end the work: the first one, or where some may be left out, one too many."""
         if most is None:
             raise DataError(self._unreadable(str(error))) from error
-        if faults > most * total:
+        if faults > max(1, most * total):
             raise DataError(
                 f"{faults} of {total} images of {part} are unreadable, more than data.max_error_share {most}; the last: {error}"
             ) from error

@@ -96,7 +96,8 @@ def whole_batches_only(stage: Stage, recipe: Recipe) -> bool:
 
 def _whole_batches(draws: int, batch: int, number: int) -> int:
     if draws < batch:
-        raise RecipeError([f"stages.{number}.sampler: an epoch of {draws} images is less than one batch of {batch}"])
+        short = f"an epoch of {draws} images is less than one batch of {batch}, and only whole ones are taken"
+        raise RecipeError([f"stages.{number}.sampler: {short}; set a smaller batch"])
     return draws - draws % batch
 
 
@@ -116,16 +117,17 @@ def _learning_rate(stage: Stage, first_epoch: int, total_epochs: int, steps_per_
     return (peak * factor).astype(np.float32)
 
 
-def describe(plans: list[StagePlan]) -> list[dict[str, str]]:
-    """A row per stage for people to read."""
+def describe(plans: list[StagePlan], lines: list[dict] | None = None) -> list[dict[str, str]]:
+    """A row per stage for people to read; with the lines of metrics.jsonl it says which one ended early."""
     rows = []
     for plan in plans:
         stage = plan.stage
+        done = stage.epochs if lines is None else sum(line["stage"] == plan.number + 1 for line in lines)
         points = dict.fromkeys(f"{lr:.3g}" for lr in (plan.lr[0], plan.lr.max(), plan.lr[-1]))
         rows.append(
             {
                 "stage": f"{plan.number + 1} {stage.name}",
-                "epochs": str(stage.epochs),
+                "epochs": str(stage.epochs) if done == stage.epochs else f"{done} of {stage.epochs}, ended early",
                 "steps": f"{stage.epochs} x {plan.steps_per_epoch}",
                 "images": f"{stage.epochs} x {plan.epoch_draws}",
                 "sampler": " + ".join(_orders(plan)),

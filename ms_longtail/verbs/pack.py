@@ -105,5 +105,5 @@ def pack(options: argparse.Namespace) -> int:
         f"{to}: {images:,} images, {size:,} bytes, {seconds:.1f} s, {images / seconds:,.0f} images/s"
         + (f"; {left_out} unreadable ones left out, named in packed.json" if left_out else "")
     )
-    console.say(f"a recipe reads it with: data: {{name: packed, root: {to}}}")
+    console.say(f"to train on it: --config RECIPE --set data.name=packed data.root={to}")
     return 0
