@@ -69,6 +69,7 @@ def test_a_stage_ends_early_and_the_next_one_goes_on(tmp_path, capsys):
         scores = [line["validation"]["balanced"] for line in found]
         best = scores.index(max(scores))
         assert len(found) == best + 3 < 9, (name, scores)  # two evaluations without a better one
+        assert f"| {len(found)} of 9, ended early |" in (tmp_path / "tiny-s0" / "report.md").read_text()
         assert "test" in found[-1]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .metrics import FEW, MANY
 
@@ -61,6 +61,7 @@ def learning_curves(path: Path, lines: list[dict]) -> None:
             bottom.plot(x, [100 * scores[group] for _, scores in watched], color=colour, marker=marker, label=group)
     bottom.set_ylabel(f"{part} accuracy, %")
     bottom.set_xlabel("epoch")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set_ylim(-3, 103)
     bottom.legend(loc="lower right")
     for axis in (top, bottom):
