@@ -162,7 +162,7 @@ def test_jobs_go_seed_by_seed(tmp_path):
     assert [(job.entry.recipe, job.recipe.seed) for job in made] == [("a", 0), ("b", 0), ("a", 3), ("b", 3)]
     assert {job.recipe.stages[0].optimizer.settings["lr"] for job in made} == {0.07}
     assert made[0].entry.description == "two lines"
-    assert made[0].entry.steps == 14  # 2 epochs of 102 images
+    assert made[0].entry.steps == 8  # 2 epochs of 64 images
 
 
 def test_the_faults_of_all_recipes_are_reported_together(tmp_path):

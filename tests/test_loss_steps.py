@@ -136,7 +136,7 @@ sampler: {name: instance, num_samples: 96}
 accumulate: 2
 augment: [crop]
 optimizer: {name: sgd, lr: 0.02}
-checkpoint: {every_minutes: 0.002, keep: 2}
+checkpoint: {every_minutes: 0.00001, keep: 2}
 stages:
   - {name: first, epochs: 2, loss: eqlv2}
   - {name: second, epochs: 2, loss: softmax_eql}

@@ -26,7 +26,7 @@ batch: 16
 sampler: {name: instance, num_samples: 80}
 augment: [{name: crop, padding: 2}]
 optimizer: {name: sgd, lr: 0.02}
-checkpoint: {every_minutes: 0.002, keep: 2}
+checkpoint: {every_minutes: 0.00001, keep: 2}
 stages:
   - {name: first, epochs: 2, mixing: remix, second_sampler: reversed}
   - name: second

@@ -18,6 +18,7 @@ _scale = ops.MultitypeFuncGraph("scale")
 _add_to = ops.MultitypeFuncGraph("add_to")
 _zero = ops.MultitypeFuncGraph("zero")
 _square_sum = ops.MultitypeFuncGraph("square_sum")
+_sum = ops.MultitypeFuncGraph("sum")
 _put = ops.MultitypeFuncGraph("put")
 _with_l1 = ops.MultitypeFuncGraph("with_l1")
 
@@ -40,6 +41,11 @@ def _zero_tensor(total):
 @_square_sum.register("Tensor")
 def _square_sum_tensor(gradient):
     return gradient.astype(ms.float32).square().sum()
+
+
+@_sum.register("Tensor")
+def _sum_tensor(statistic):
+    return statistic.sum()
 
 
 @_put.register("Tensor", "Tensor")
@@ -114,6 +120,12 @@ class TrainStep(nn.Cell):
             [p for p in objective.get_parameters() if not p.requires_grad and p.name not in objective.fixed]
         )
         self.kept = self.statistics.clone("kept", "same")
+        # Where a normalisation rests but goes on counting, no gradient of its own tells that its input was not finite, and a
+        # rectifier may make 0 of it (MindSpore's on the CPU does), so that the loss does not tell either.
+        trained = {p.name for p in self.weights}
+        self.untold = ParameterTuple(
+            [p for p in self.statistics if "moving_" in p.name and f"{p.name.rpartition('.')[0]}.gamma" not in trained]
+        )
         if accumulate > 1:
             self.accumulated = self.weights.clone("accumulated", "zeros")
             self.numerator, self.denominator = _scalar("numerator"), _scalar("denominator")
@@ -128,6 +140,7 @@ class TrainStep(nn.Cell):
         if ema is not None:
             followed = [p for p in objective.model.get_parameters() if p.name not in objective.fixed]
             self.average = Average([p for p in followed if p.dtype == ms.float32], ema)
+        self.not_a_number = Tensor(np.nan, ms.float32)
         self.loss_sum, self.loss_weight = _scalar("loss_sum"), _scalar("loss_weight")
         self.skipped, self.skipped_in_row = _scalar("skipped", ms.int32), _scalar("skipped_in_row", ms.int32)
         self.add_up = SumOverWorkers(together=on_cpu()) if ranks > 1 else None
@@ -154,6 +167,9 @@ class TrainStep(nn.Cell):
     def _pass(self, columns):
         """(gradients of the numerator, numerator, denominator, observed) of this worker's images."""
         (_, numerator, denominator, observed), gradients = self.gradient(*columns)
+        if self.untold:
+            total = F.addn(self.hyper_map(_sum, F.depend(self.untold, gradients)))
+            numerator = ops.where(ops.isfinite(total), numerator, self.not_a_number)
         unscale = ops.fill(ms.float32, (), columns[0].shape[0]) / self.loss_scale.value
         return self.hyper_map(F.partial(_scale, unscale), gradients), numerator, denominator, observed
 
