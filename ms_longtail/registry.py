@@ -12,8 +12,9 @@ class UnknownNameError(ValueError):
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """' (did you mean X?)' for the closest of `names`, or '' when none is close."""
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    """' (did you mean X?)' for one of `names` that goes on where `name` ends, else the closest, or '' when none is close."""
+    begun = [known for known in names if len(str(name)) > 2 and known.startswith(str(name))]
+    close = begun or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

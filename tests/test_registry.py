@@ -1,6 +1,6 @@
 import pytest
 
-from ms_longtail.registry import Registry, UnknownNameError
+from ms_longtail.registry import Registry, UnknownNameError, nearest
 
 
 def test_registers_and_finds():
@@ -44,3 +44,11 @@ def test_temporary_entry_goes_away_even_after_an_error():
     with pytest.raises(KeyError):
         fail_inside()
     assert "circle" not in shapes
+
+
+def test_a_name_that_was_not_finished_is_finished():
+    known = ["resnet50", "resnet20_cifar", "resnext50"]
+    assert nearest("resnet20", known) == " (did you mean 'resnet20_cifar'?)"
+    assert nearest("resnet5", known) == " (did you mean 'resnet50'?)"
+    assert nearest("rexnet50", known) in (" (did you mean 'resnet50'?)", " (did you mean 'resnext50'?)")
+    assert nearest("vgg", known) == ""
