@@ -20,6 +20,7 @@ from ms_longtail.recipe import Component
 from ms_longtail.registry import LOSSES, MODELS
 from ms_longtail.run.build import build_loss
 from ms_longtail.run.handover import hand_over
+from ms_longtail.training import checkpoints
 from ms_longtail.training.optimizers import sgd
 from ms_longtail.training.step import TrainStep
 
@@ -154,7 +155,14 @@ def untouched(tmp_path_factory):
 @pytest.mark.slow
 def test_killed_and_resumed_in_the_middle_of_an_epoch_of_every_stage(untouched, tmp_path):
     kills = [2 * (STEPS + 3)] + 3 * [2 * 2 * STEPS]  # micro-batches
-    found = kill_and_resume(tmp_path, RECIPE, *(("step", steps) for steps in kills)) / "checkpoints"
+    stages = []
+
+    def stopped(run):
+        stages.append(checkpoints.read(run / "checkpoints" / "last.ckpt")[1].stage)
+
+    kills = (("step", steps) for steps in kills)
+    found = kill_and_resume(tmp_path, RECIPE, *kills, between=stopped) / "checkpoints"
+    assert stages == [0, 1, 2, 3]
     for path in sorted(untouched.glob("stage-*.ckpt")):
         a, b = parameters(found / path.name), parameters(path)
         assert a.keys() == b.keys()

@@ -84,13 +84,6 @@ def mutations(plain, folder, rng):
     yield "missing file", ("data", "train_json"), data["train_json"], put(plain, ("data",), data)
 
 
-def innermost(value):
-    """What is wrong in [["x"]] is 'x'."""
-    while isinstance(value, list) and len(value) == 1:
-        (value,) = value
-    return value
-
-
 @pytest.fixture
 def plain():
     return recipe.load(CONFIGS / "digits_lt" / "default.yaml").plain
@@ -118,7 +111,10 @@ def test_two_hundred_mutations(plain, tmp_path, monkeypatch, capfd):
         dotted = ".".join(str(p) for p in path)
         names = {dotted, dotted.removesuffix(".name"), ".".join(str(p) for p in path[:-1])}
         assert any(name and name in printed.err for name in names), (path, value, printed.err)
-        said = (shorten(value)[:40], str(value), repr(innermost(value)))
+        inner, place = value, dotted  # what is wrong in [["x"]] is 'x', and is said of the place where it stands
+        while isinstance(inner, list) and len(inner) == 1:
+            (inner,), place = inner, f"{place}.0"
+        said = (shorten(value)[:40], str(value), f"{place} = {inner!r}", f"{place}.name = {inner!r}")
         assert any(text in printed.err for text in said), (path, value, printed.err)
         refused += 1
         kinds.add(kind)

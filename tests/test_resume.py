@@ -96,13 +96,13 @@ def kill_and_resume(folder, text, *kills, between=None):
     for number, (moment, count) in enumerate(kills):
         killed = run(folder, moment, count, *(["--resume"] if number else []))
         assert killed.returncode == -signal.SIGKILL, (moment, count, killed.stdout + killed.stderr)
-        assert not number or "resumed from" in killed.stdout
+        assert not number or f"resumed from {found}" in killed.stdout
         assert not (found / "result.json").exists()
         if between is not None:
             between(found)
     resumed = run(folder, "none", 0, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "resumed from" in resumed.stdout
+    assert f"resumed from {found}" in resumed.stdout
     return found
 
 
