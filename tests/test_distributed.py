@@ -27,6 +27,12 @@ augment: [crop]
 optimizer: {name: sgd, lr: 0.02}
 stages: [{name: one, epochs: 2}, {name: two, epochs: 1, sampler: {name: class_balanced, num_samples: 80}}]
 """
+OWN_SAMPLER = """
+from ms_longtail.registry import SAMPLERS
+from ms_longtail.samplers import class_balanced
+
+SAMPLERS.register("own")(class_balanced)
+"""
 LONG = RECIPE.replace("name: pair", "name: long").replace("epochs: 2", "epochs: 24") + "evaluate_every: 12\n"
 
 
@@ -167,9 +173,11 @@ def weights(run):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_workers_train_and_only_one_writes(tmp_path, started):
-    one = started(tmp_path, recipe=RECIPE)
+    (tmp_path / "own.py").write_text(OWN_SAMPLER)  # every worker runs it, the first one keeps it
+    one = started(tmp_path, recipe=RECIPE.replace("name: class_balanced", "name: own") + "imports: own.py\n")
     assert one.process.wait() == 0, one.text()
     run = one.runs / "pair-s0"
+    assert (run / "imports" / "own.py").read_text() == OWN_SAMPLER
     assert sorted(p.name for p in one.runs.iterdir()) == ["pair-s0"]
     assert (run / "result.json").is_file()
     assert {"rank_0.log", "rank_1.log", "scheduler.log"} <= {p.name for p in (run / "logs/start-1").iterdir()}

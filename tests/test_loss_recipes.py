@@ -137,19 +137,19 @@ def test_the_docstrings_examples_run():
     assert (result.failed, result.attempted) == (0, 2)
 
 
-def test_the_readmes_own_loss_works_in_a_recipe(capsys):
+def test_the_readmes_own_loss_works_in_a_recipe(capsys, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (code,) = [block for block in blocks if "class Poly1" in block]
-    names = {"__name__": "readme"}
+    (tmp_path / "my_losses.py").write_text(code)
     try:
-        exec(compile(code, "README.md", "exec", dont_inherit=True), names)
-        value = names["Poly1"]()(Tensor([[2.0, 0.0]]), Tensor([0]))
-        assert float(value) == pytest.approx(0.1269 + 0.1192, abs=1e-4)  # -log p + (1 - p)
         config = str(CONFIGS / "digits_lt" / "ce.yaml")
-        change = ["loss={name: poly1, epsilon: 2}", "class_weights=effective_number"]
+        change = [f"imports={tmp_path / 'my_losses.py'}", "loss={name: poly1, epsilon: 2}"]
+        change += ["class_weights=effective_number"]
         assert main(["train", "--config", config, "--dry-run", "--quiet", "--set", *change]) == 0, (
             capsys.readouterr().err
         )
+        value = LOSSES.get("poly1")()(Tensor([[2.0, 0.0]]), Tensor([0]))
+        assert float(value) == pytest.approx(0.1269 + 0.1192, abs=1e-4)  # -log p + (1 - p)
     finally:
         LOSSES._entries.pop("poly1", None)
 

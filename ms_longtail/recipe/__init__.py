@@ -14,6 +14,7 @@ import yaml
 from .. import augment, data, losses, mixing, models, objectives, samplers  # noqa: F401  (fill the registries)
 from ..errors import RecipeError
 from ..training import adabound, optimizers, schedules  # noqa: F401
+from .imports import load as load_imports
 from .merge import STAGE_KEYS, assign, override, parse, read
 from .schema import Component, Data, Recipe, Stage
 from .validate import build
@@ -52,6 +53,8 @@ def from_map(content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (
     """The same for a map that is in memory already."""
     content = copy.deepcopy(content)
     texts = {override(content, assignment): assignment.partition("=")[2].strip() for assignment in overrides}
+    if "imports" in content:
+        content["imports"] = load_imports(content["imports"], source)
     recipe, faults = build(content)
     # `--set data.validation.group=12` means the text "12": where the schema asks for text, take what was typed.
     retyped = [
@@ -111,6 +114,7 @@ RUN_AS_BEFORE = {
     "ema": None,
     "sam": None,
     "early_stopping": None,
+    "imports": [],
     "drop_last": False,
     "sink": False,
     "pretrained": None,
@@ -132,6 +136,8 @@ def essence(plain: dict[str, Any]) -> dict[str, Any]:
         kept["evaluate_every"] = plain["evaluate_every"]
         if plain.get("best_by", BEST_BEFORE) != BEST_BEFORE:
             kept["best_by"] = plain["best_by"]
+    if "imports" in kept:
+        kept["imports"] = [entry["sha256"] for entry in kept["imports"]]  # the code, wherever the file lies
     as_before = AS_BEFORE | {"batch": plain.get("batch")}
     stages = [
         {key: value for key, value in stage.items() if key not in as_before or value != as_before[key]}

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
+from .imports import located
 
 COMPONENTS = (
     "model",
@@ -109,6 +110,8 @@ def read(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise RecipeError([f"the file must be a map of settings, not {content!r}"], str(path))
+    if "imports" in content:
+        content["imports"] = located(content["imports"], path.parent)
     base = content.pop("base", None)
     if base is None:
         return merge({}, content)

@@ -85,6 +85,14 @@ class Pretrained:
     head: Literal["auto", "keep", "skip"] = "auto"
 
 
+@checked(config=STRICT)
+class Import:
+    """A Python file that registers components, and the SHA-256 of what it held when it was run: see `imports.py`."""
+
+    file: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Component:
     """A name from a registry and its settings, complete with defaults."""
@@ -129,6 +137,7 @@ class Recipe:
     """A recipe, complete and checked; `plain` is the same as nested maps and lists, as `recipe.yaml` shows it."""
 
     name: str
+    imports: list[Import]
     seed: int
     batch: int
     accumulate: int
@@ -161,6 +170,7 @@ class RunSettings:
     """The settings beside data, model and stages."""
 
     name: Annotated[str, Field(pattern=NAME)]
+    imports: list[Import] = field(default_factory=list)
     seed: Seed = 0
     batch: Batch = 128
     accumulate: PositiveInt = 1

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import yaml
 from .. import kernels
 from ..errors import UserError
 from ..recipe import BEST_BEFORE, Recipe, differences, essence, to_yaml
+from ..recipe.imports import located
 from ..runtime import convolution_parts
 
 log = logging.getLogger(__name__)
@@ -71,14 +73,22 @@ class RunFolder:
                 (hidden / folder).mkdir()
             write_json(hidden / "split.json", split)
             write_json(hidden / "environment.json", environment)
+            parts = ["checkpoints", "figures", "split.json", "environment.json", "recipe.yaml"]
+            if recipe.imports:
+                parts.insert(0, "imports")
+                recipe = _with_copies(recipe, hidden / "imports")
             write_text(hidden / "recipe.yaml", to_yaml(recipe))
             if self.path.is_dir():
                 shutil.rmtree(hidden / "logs")
-                for part in ("checkpoints", "figures", "split.json", "environment.json", "recipe.yaml"):
+                shutil.rmtree(self.path / "imports", ignore_errors=True)  # of a start that was cut short
+                for part in parts:
                     os.rename(hidden / part, self.path / part)
                 hidden.rmdir()
             else:
                 os.rename(hidden, self.path)
+        except UserError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
             raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from error
@@ -99,9 +109,10 @@ class RunFolder:
     def plain_recipe(self) -> dict[str, Any]:
         path = self.path / "recipe.yaml"
         try:
-            return {"best_by": BEST_BEFORE} | yaml.safe_load(path.read_text(encoding="utf-8"))
+            plain = {"best_by": BEST_BEFORE} | yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{self.path} is not a run folder: cannot read {path} ({error.strerror})") from error
+        return plain | {"imports": located(plain["imports"], self.path)} if "imports" in plain else plain
 
     def require_same_recipe(self, recipe: Recipe) -> None:
         """A run goes on only with the settings it began with."""
@@ -163,6 +174,19 @@ class RunFolder:
         """Drop what a killed run had written after its last checkpoint: it is about to be computed again."""
         lines = [line for line in self.read_metrics() if line["draw"] <= draw]
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _with_copies(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the files that it imports copied to `folder`, and named by their places beside recipe.yaml."""
+    folder.mkdir()
+    kept = []
+    for entry in recipe.imports:
+        copy = folder / Path(entry.file).name
+        shutil.copyfile(entry.file, copy)
+        if hashlib.sha256(copy.read_bytes()).hexdigest() != entry.sha256:
+            raise UserError(f"{entry.file} was changed while the run was being started; start it again")
+        kept.append({"file": f"{folder.name}/{copy.name}", "sha256": entry.sha256})
+    return replace(recipe, plain=recipe.plain | {"imports": kept})
 
 
 def runs_of(parent: Path, recipe: Recipe) -> list[RunFolder]:

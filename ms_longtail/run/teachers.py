@@ -47,7 +47,7 @@ def describe_teacher(teacher: str) -> tuple[Path, dict[str, Any]]:
     if not checkpoint.is_file():
         raise UserError(f"there is no {checkpoint}; name a run folder, or a checkpoint in one")
     try:
-        recipe = from_map(dict(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))))
+        recipe = from_map(RunFolder(run).plain_recipe())
         classes = list(json.loads((run / "split.json").read_text())["classes"])
     except (OSError, ValueError, TypeError, LookupError, UserError, yaml.YAMLError) as error:
         raise UserError(f"{run} is no whole run folder: {' '.join(str(error).split())}") from error

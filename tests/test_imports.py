@@ -1,0 +1,210 @@
+"""Files of one's own that a recipe names: found, run once, kept with the run, and refused when they are not what they were."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ms_longtail import recipe as recipes
+from ms_longtail.errors import RecipeError, UserError
+from ms_longtail.recipe.imports import load
+from ms_longtail.registry import LOSSES, SAMPLERS
+from ms_longtail.run.folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+CONTENT = {
+    "data": {"name": "digits_lt", "size": 16, "imbalance": {"profile": "exp", "n_max": 12, "factor": 4}},
+    "model": "resnet8_cifar",
+    "batch": 16,
+    "sampler": {"name": "instance", "num_samples": 32},
+    "optimizer": {"name": "sgd", "lr": 0.02},
+    "stages": [{"name": "one", "epochs": 1}],
+}
+CODE = """
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Gt
+
+from ms_longtail.losses import Loss, cross_entropy
+from ms_longtail.registry import LOSSES, SAMPLERS
+
+
+@LOSSES.register("NAME")
+class Halved(Loss):
+    def __init__(self, *, class_counts=None, share: Annotated[float, Gt(0)] = 0.5, class_weights=None, reduction="mean"):
+        super().__init__(class_counts=class_counts, class_weights=class_weights, reduction=reduction)
+        self.share = share
+
+    def terms(self, logits, labels, features, teacher_logits, draws):
+        loss, weight = cross_entropy(logits, labels)
+        return self.share * loss, weight
+
+
+@SAMPLERS.register("NAME")
+def backwards(labels: np.ndarray, *, num_samples: int | None = None, seed: int = 0, epoch: int = 0) -> np.ndarray:
+    return np.arange(len(labels))[::-1][:num_samples].copy()
+"""
+
+
+@pytest.fixture
+def forget():
+    """Components and modules that a test has brought in are gone after it."""
+    registered = {registry: set(registry) for registry in (LOSSES, SAMPLERS)}
+    yield
+    for registry, names in registered.items():
+        for name in set(registry) - names:
+            del registry._entries[name]
+    for name in [name for name in sys.modules if name.startswith("ms_longtail_import_")]:
+        del sys.modules[name]
+
+
+def write(folder, name, code=CODE, **more):
+    """A recipe beside a file whose loss and sampler it uses."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(code.replace("NAME", name))
+    content = CONTENT | {"imports": f"{name}.py", "loss": name} | more
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return folder / f"{name}.yaml"
+
+
+def command(program, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, ROOT / program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+# ---- what a recipe makes of them
+
+
+def test_a_file_lies_beside_the_recipe_that_names_it(tmp_path, monkeypatch, forget):
+    write(tmp_path / "base", "beside", loss={"name": "beside", "share": 0.25})
+    (tmp_path / "child.yaml").write_text("base: base/beside.yaml\nsampler: {name: beside, num_samples: 20}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = recipes.load(tmp_path / "child.yaml")
+    assert (recipe.stages[0].loss.name, recipe.stages[0].loss.settings["share"]) == ("beside", 0.25)
+    assert recipe.stages[0].sampler.settings == {"num_samples": 20}
+    assert recipe.plain["imports"][0]["file"] == str(tmp_path / "base" / "beside.py")
+    with pytest.raises(RecipeError, match=r"loss.share = 0.*greater than 0"):  # checked from the signature as any other
+        recipes.load(tmp_path / "child.yaml", ["loss.share=0"])
+
+
+def test_on_the_command_line_it_is_looked_for_where_one_is(tmp_path, monkeypatch, forget):
+    write(tmp_path, "typed")
+    monkeypatch.chdir(tmp_path)
+    recipe = recipes.from_map({"name": "a", **CONTENT}, ["imports=typed.py", "loss={name: typed, share: 2}"])
+    assert recipe.stages[0].loss.settings["share"] == 2
+    again = recipes.from_map(yaml.safe_load(recipes.to_yaml(recipe)))
+    assert again == recipe
+    with pytest.raises(RecipeError, match=r"loss.name = 'untyped': unknown loss \(did you mean 'typed'"):
+        recipes.from_map({"name": "a", **CONTENT}, ["imports=[typed.py]", "loss=untyped"])
+
+
+def test_the_code_decides_the_weights_and_its_place_does_not(tmp_path, forget):
+    first = recipes.load(write(tmp_path / "a", "moved"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    second = recipes.load(tmp_path / "b" / "moved.yaml")  # the same content: not run again, or its names would be taken
+    assert recipes.essence(first.plain) == recipes.essence(second.plain)
+    assert recipes.fingerprint(first) == recipes.fingerprint(second)
+    changed = CODE.replace("NAME", "moved_on")
+    third = recipes.load(write(tmp_path / "c", "moved", changed, loss="moved_on"), ["name=moved"])
+    lines = recipes.differences(recipes.essence(first.plain), recipes.essence(third.plain))
+    assert any(line.startswith("imports.0: ") for line in lines)
+    plain = recipes.from_map({"name": "a", **CONTENT})
+    assert "imports" not in recipes.essence(plain.plain)  # as runs before there was this key
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (3, r"imports\.0 = 3: must be the name of a Python file"),
+        (["there.py", {"path": "x.py"}], r"imports\.1 = \{'path': 'x.py'\}: must be the name of a Python file"),
+        ("there", r"imports\.0 = 'there': must be the name of a Python file"),
+        ({"file": "there.py", "sha256": 5}, r"imports\.0 = 'there.py': the file has changed"),
+        ("missing.py", r"imports\.0 = 'missing.py': cannot read this file \(No such file"),
+        (["there.py", "below/there.py"], r"imports\.1 = 'below/there.py': a second file of this name"),
+        (
+            {"file": "there.py", "sha256": "0" * 64},
+            r"the file has changed: its SHA-256 is .*restore it, or start a new",
+        ),
+        ("syntax.py", r"imports\.0 = 'syntax.py': line 2: SyntaxError: "),
+        ("raises.py", r"imports\.0 = 'raises.py': line 3: ZeroDivisionError: division by zero"),
+        ("lacks.py", r"imports\.0 = 'lacks.py': line 1: ModuleNotFoundError: No module named 'nobody_has_this'"),
+        ("script.py", r"imports\.0 = 'script.py': line 2: SystemExit: 0; what it does as a script belongs below"),
+        ("taken.py", r"imports\.0 = 'taken.py': line 2: ValueError: loss 'ce' is registered already"),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, forget, entries, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "below").mkdir()
+    for name, text in {
+        "there": "",
+        "below/there": "x = 1\n",
+        "syntax": "x = 1\ny = = 2\n",
+        "raises": "def f():\n\n    return 1 / 0\n\nf()\n",
+        "lacks": "import nobody_has_this\n",
+        "script": "import sys\nsys.exit(0)\n",
+        "taken": "from ms_longtail.registry import LOSSES\nLOSSES.register('ce')(print)\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load(entries)
+
+
+def test_a_mistake_in_it_ends_the_command_with_status_2(tmp_path):
+    recipe = write(tmp_path, "broken", CODE + "\nraise RuntimeError('not yet')\n")
+    done = command("train.py", "--config", recipe, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "imports.0 = " in done.stderr
+    assert "RuntimeError: not yet" in done.stderr
+
+
+def test_what_was_changed_meanwhile_is_not_what_the_run_folder_keeps(tmp_path, forget):
+    recipe = recipes.load(write(tmp_path, "late"))
+    (tmp_path / "late.py").write_text("")
+    with pytest.raises(UserError, match=r"late\.py was changed while the run was being started"):
+        RunFolder(tmp_path / "run").create(recipe, {}, {})
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob(".run*"))
+
+
+# ---- a run
+
+
+@pytest.mark.slow
+def test_a_run_keeps_them_and_lives_without_the_original(tmp_path):
+    recipe = write(tmp_path / "mine", "kept", sampler={"name": "kept", "num_samples": 32})
+    done = command("train.py", "--config", recipe, "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shutil.move(tmp_path / "runs" / "kept-s0", tmp_path / "moved")
+    run = tmp_path / "moved"
+    assert (run / "imports" / "kept.py").read_text() == (tmp_path / "mine" / "kept.py").read_text()
+    (entry,) = yaml.safe_load((run / "recipe.yaml").read_text())["imports"]
+    assert entry["file"] == "imports/kept.py"
+
+    shutil.rmtree(tmp_path / "mine")
+    done = command("eval.py", "--run", run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{100 * json.loads((run / 'result.json').read_text())['last']['top1']:.2f}" in done.stdout
+
+    (run / "imports" / "kept.py").write_text(CODE.replace("NAME", "kept") + "\n")
+    done = command("eval.py", "--run", run, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the file has changed: its SHA-256 is" in done.stderr
