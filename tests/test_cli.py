@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ms_longtail.run.own_folder import lengths
+
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--set",
@@ -54,6 +56,24 @@ def test_own_folder_without_a_recipe(zoo, tmp_path):
         assert f"| {name} |" in report
     assert "best on validation" in report
     assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "expected"),
+    [
+        (50_000, 128, (128, [20, 5])),
+        (2_048, 128, (128, [20, 5])),
+        (2_047, 128, (64, [20, 5])),
+        (2_047, 64, (64, [20, 5])),  # never above the recipe's own
+        (1_024, 128, (64, [20, 5])),
+        (512, 128, (32, [40, 10])),
+        (100, 128, (16, [205, 52])),
+        (64, 128, (16, [320, 80])),
+        (3, 128, (16, [320, 80])),
+    ],
+)
+def test_few_images_get_small_batches_and_more_epochs(images, batch, expected):
+    assert lengths(images, batch, [20, 5]) == expected
 
 
 @pytest.mark.slow
