@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
 def train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
     from . import runtime
-    from .collectives import from_main
+    from .collectives import from_main, gather
     from .console import Console
     from .run import check, dataset, folder, missing, plan, reuse
     from .run.finish import finish
@@ -118,6 +118,10 @@ def train(options: argparse.Namespace) -> int:
     device = "cpu" if options.dry_run else options.device
     machine = runtime.start(device, debug=options.debug, **asdict(recipe.graph))
     runtime.set_seed(recipe.seed)
+    if len(set(gather(recipes.fingerprint(recipe)))) > 1:
+        raise UserError(
+            "the workers were not given the same recipe: the file, or one that it imports, differs between the machines"
+        )
     # The main worker alone looks at the disk, and tells the others.
     found = home_folder(options, recipe) if machine.main else None
     path, finished = from_main(None if found is None else (str(found.path), found.finished))

@@ -55,6 +55,14 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self._entries)
 
+    def entries(self) -> dict[str, Callable]:
+        """Name -> component, as it is now."""
+        return dict(self._entries)
+
+    def remove(self, name: str) -> None:
+        """Take a name back; what goes by it is unknown from now on."""
+        del self._entries[name]
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
@@ -68,7 +76,7 @@ class Registry:
         try:
             yield
         finally:
-            del self._entries[name]
+            self.remove(name)
 
 
 LOSSES = Registry("loss")
@@ -82,3 +90,16 @@ OPTIMIZERS = Registry("optimizer")
 SCHEDULES = Registry("schedule")
 OBJECTIVES = Registry("objective")
 CONTRASTS = Registry("contrastive loss")
+REGISTRIES = (
+    LOSSES,
+    CLASS_WEIGHTS,
+    SAMPLERS,
+    AUGMENT,
+    MIXING,
+    MODELS,
+    DATASETS,
+    OPTIMIZERS,
+    SCHEDULES,
+    OBJECTIVES,
+    CONTRASTS,
+)

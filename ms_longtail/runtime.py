@@ -131,7 +131,15 @@ def start(
     fast_convolution()
     single_threaded_opencv()
     name = choose_device(device)
-    ms.set_device(_TARGETS[name])
+    try:
+        ms.set_device(_TARGETS[name])
+    except RuntimeError as error:
+        if "initialized" not in str(error):
+            raise
+        raise DeviceError(
+            f"the device ({name}) cannot be chosen any more, MindSpore has computed something: a file in `imports`, or the "
+            "script, computes as soon as it is run; let it do so in a function or a constructor"
+        ) from error
     ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
     if debug:
         ms.runtime.launch_blocking()

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mindspore import Tensor
 
 from ms_longtail import recipe as recipes
+from ms_longtail.cli import main
 from ms_longtail.errors import RecipeError, UserError
+from ms_longtail.recipe.contracts import fault_of
 from ms_longtail.recipe.imports import load
-from ms_longtail.registry import LOSSES, SAMPLERS
+from ms_longtail.registry import LOSSES, REGISTRIES, SAMPLERS
 from ms_longtail.run.folder import RunFolder
+from ms_longtail.run.teachers import describe_teacher
 
 ROOT = Path(__file__).parent.parent
 CONTENT = {
@@ -57,11 +61,8 @@ def backwards(labels: np.ndarray, *, num_samples: int | None = None, seed: int =
 @pytest.fixture
 def forget():
     """Components and modules that a test has brought in are gone after it."""
-    registered = {registry: set(registry) for registry in (LOSSES, SAMPLERS)}
     yield
-    for registry, names in registered.items():
-        for name in set(registry) - names:
-            del registry._entries[name]
+    load(None)
     for name in [name for name in sys.modules if name.startswith("ms_longtail_import_")]:
         del sys.modules[name]
 
@@ -128,6 +129,39 @@ def test_the_code_decides_the_weights_and_its_place_does_not(tmp_path, forget):
     assert "imports" not in recipes.essence(plain.plain)  # as runs before there was this key
 
 
+def test_names_belong_to_the_recipe_that_imports_their_file(tmp_path, forget):
+    """So recipes of one gallery do not lend each other code, and two states of a file do not meet."""
+    file, other = write(tmp_path / "a", "mine"), tmp_path / "b.yaml"
+    other.write_text(yaml.safe_dump(CONTENT | {"loss": "mine"}))
+    recipes.load(file)
+    first = LOSSES.get("mine")
+    with pytest.raises(RecipeError, match="unknown loss"):
+        recipes.load(other)
+    recipes.load(file)
+    assert LOSSES.get("mine") is first  # not run a second time
+    (tmp_path / "c").mkdir()
+    edited = CODE.replace("NAME", "mine").replace("share: Annotated[float, Gt(0)] = 0.5", "share: float = 0.1")
+    later = recipes.load(write(tmp_path / "c", "mine", edited))
+    assert LOSSES.get("mine") is not first
+    assert later.stages[0].loss.settings["share"] == 0.1
+    assert recipes.load(file).stages[0].loss.settings["share"] == 0.5
+    recipes.from_map({"name": "a", **CONTENT})
+    assert "mine" not in LOSSES
+    assert "mine" not in SAMPLERS
+
+
+def test_what_was_run_stays_whatever_becomes_of_the_file(tmp_path, forget, mode):
+    """The compiler of graphs reads a class's source when it meets it, maybe hours after the file was run."""
+    name = f"steady_{mode}"
+    recipe = recipes.load(write(tmp_path, name))
+    (tmp_path / f"{name}.py").write_text("\n\n" + CODE.replace("self.share * loss", "100 * loss"))
+    one = LOSSES.get(name)(**recipe.stages[0].loss.settings)(Tensor([[2.0, 0.0]]), Tensor([0]))
+    (tmp_path / f"{name}.py").unlink()
+    two = LOSSES.get(name)(**recipe.stages[0].loss.settings)(Tensor([[2.0, 0.0], [2.0, 0.0]]), Tensor([0, 0]))
+    assert float(one) == pytest.approx(0.5 * 0.126928, abs=1e-5)
+    assert float(two) == pytest.approx(0.5 * 0.126928, abs=1e-5)
+
+
 # ---- mistakes
 
 
@@ -148,6 +182,8 @@ def test_the_code_decides_the_weights_and_its_place_does_not(tmp_path, forget):
         ("raises.py", r"imports\.0 = 'raises.py': line 3: ZeroDivisionError: division by zero"),
         ("lacks.py", r"imports\.0 = 'lacks.py': line 1: ModuleNotFoundError: No module named 'nobody_has_this'"),
         ("script.py", r"imports\.0 = 'script.py': line 2: SystemExit: 0; what it does as a script belongs below"),
+        ("elsewhere.py", r"imports\.0 = 'elsewhere.py': line 1: SyntaxError"),
+        ("nul\0.py", r"imports\.0 = .*: .*null byte"),
         ("taken.py", r"imports\.0 = 'taken.py': line 2: ValueError: loss 'ce' is registered already"),
     ],
 )
@@ -160,12 +196,89 @@ def test_mistakes(tmp_path, monkeypatch, forget, entries, message):
         "syntax": "x = 1\ny = = 2\n",
         "raises": "def f():\n\n    return 1 / 0\n\nf()\n",
         "lacks": "import nobody_has_this\n",
+        "elsewhere": "import json; json.__class__; exec('a b')\n",
         "script": "import sys\nsys.exit(0)\n",
         "taken": "from ms_longtail.registry import LOSSES\nLOSSES.register('ce')(print)\n",
     }.items():
         (tmp_path / f"{name}.py").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load(entries)
+
+
+@pytest.mark.parametrize(
+    ("registry", "code", "message"),
+    [
+        (
+            "OPTIMIZERS",
+            "def f(parameters, learning_rate, *, lr=0.1): ...",
+            "optimizer 'f': must take reference_batch; look",
+        ),
+        ("SCHEDULES", "def f(epochs, steps_per_epoch): ...", "must take span, warmup_epochs, warmup, warmup_start"),
+        ("MODELS", "def f(num_classes): ...", "model 'f': must take seed, mean, std"),
+        ("SAMPLERS", "def f(labels, epoch): ...", "sampler 'f': must take seed"),
+        ("SAMPLERS", "def f(labels, seed, epoch, **settings): ...", "must name its keywords"),
+        (
+            "SAMPLERS",
+            "def f(labels, *, seed, epoch, a: np.ndarray = None): ...",
+            "its signature cannot be read: .*ndarray",
+        ),
+        (
+            "SAMPLERS",
+            "def f(labels, *, seed, epoch, a: 'Nowhere' = None): ...",
+            "cannot be read: name 'Nowhere' is not def",
+        ),
+        ("LOSSES", "def f(class_counts): ...", r"must be a class below ms_longtail\.losses\.Loss"),
+        ("LOSSES", "class f(Loss):\n    def __init__(self): ...", "loss 'f': must take class_counts"),
+        ("AUGMENT", "class f: ...", "must have an attribute `level`, one of 'whole', 'image', 'batch'"),
+    ],
+)
+def test_what_could_not_be_used_is_refused(tmp_path, forget, registry, code, message):
+    head = f"import numpy as np\nfrom ms_longtail.losses import Loss\nfrom ms_longtail.registry import {registry}\n"
+    (tmp_path / "own.py").write_text(f"{head}\n@{registry}.register('f')\n{code}\n")
+    for _ in range(2):  # nothing of a file with a fault stays behind
+        with pytest.raises(RecipeError, match=message):
+            load(str(tmp_path / "own.py"))
+    assert not any("f" in table for table in REGISTRIES)
+
+
+def test_what_comes_with_the_package_can_be_used():
+    for registry in REGISTRIES:
+        for name, component in registry.entries().items():
+            if component is not None and name != "none":
+                assert fault_of(registry, name, component) is None, f"{registry.kind} {name}"
+
+
+def test_an_interrupted_file_is_run_again(tmp_path, forget):
+    recipe = write(tmp_path, "stopped", CODE + "\nimport os\nif 'MSLT_TRIAL' in os.environ: raise KeyboardInterrupt\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSLT_TRIAL", "1")
+        with pytest.raises(KeyboardInterrupt):
+            recipes.load(recipe)
+    assert "stopped" not in LOSSES
+    recipes.load(recipe)
+    assert "stopped" in LOSSES
+
+
+def test_a_file_that_computes_too_early(tmp_path):
+    (tmp_path / "early.py").write_text("import mindspore as ms\nW = ms.Tensor([1.0]) * 2\n")
+    done = command("train.py", "--dry-run", "--set", "imports=early.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a file in `imports`, or the script, computes as soon as it is run" in done.stderr
+
+
+def test_the_code_of_a_teacher_is_not_run(tmp_path, forget):
+    """A network of one's own must be known to the student's recipe, which keeps a copy of what it knows."""
+    code = "from ms_longtail.registry import MODELS\nMODELS.register('NAME')(MODELS.get('resnet8_cifar'))\n"
+    teacher = recipes.load(write(tmp_path / "t", "learned", code, loss="ce", model="learned"))
+    RunFolder(tmp_path / "run").create(teacher, {"classes": ["a"]}, {})
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"")
+    _, note = describe_teacher(str(tmp_path / "run"))
+    assert note["model"]["name"] == "learned"
+    recipes.from_map({"name": "student", **CONTENT})
+    with pytest.raises(
+        UserError, match=r"a network that this recipe does not know: .*add to its imports .*learned\.py"
+    ):
+        describe_teacher(str(tmp_path / "run"))
 
 
 def test_a_mistake_in_it_ends_the_command_with_status_2(tmp_path):
@@ -208,3 +321,11 @@ def test_a_run_keeps_them_and_lives_without_the_original(tmp_path):
     done = command("eval.py", "--run", run, cwd=tmp_path)
     assert done.returncode == 2
     assert "the file has changed: its SHA-256 is" in done.stderr
+
+
+def test_workers_whose_files_differ_do_not_start(tmp_path, monkeypatch, capsys, forget):
+    recipe = write(tmp_path, "shared")
+    monkeypatch.setattr("ms_longtail.collectives.gather", lambda value: [value, "what another machine has"])
+    assert main(["train", "--config", str(recipe), "--runs", str(tmp_path / "runs"), "--quiet"]) == 2
+    assert "the workers were not given the same recipe" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

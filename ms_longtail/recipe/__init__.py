@@ -53,8 +53,7 @@ def from_map(content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (
     """The same for a map that is in memory already."""
     content = copy.deepcopy(content)
     texts = {override(content, assignment): assignment.partition("=")[2].strip() for assignment in overrides}
-    if "imports" in content:
-        content["imports"] = load_imports(content["imports"], source)
+    content["imports"] = load_imports(content.get("imports"), source)
     recipe, faults = build(content)
     # `--set data.validation.group=12` means the text "12": where the schema asks for text, take what was typed.
     retyped = [

@@ -121,7 +121,7 @@ class RunFolder:
             lines = "\n".join(f"  {line}" for line in changed)
             raise UserError(
                 f"cannot resume {self.path}: its recipe differs in {len(changed)} setting(s):\n{lines}\n"
-                "Set them back, or start a new run without --resume."
+                f"Set them back, or go on with the run's own recipe (--resume {self.path} alone), or start a new run."
             )
 
     def require_same_split(self, split: dict) -> None:

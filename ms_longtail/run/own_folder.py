@@ -41,9 +41,6 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         raise DataError(f"--data {folder}: none of {min(len(images), 64)} images tried can be opened")
     median = int(np.median(sides))
     kind = "small" if median <= SMALL else "photos"
-    console.say(
-        f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: configs/folder/{kind}.yaml"
-    )
     content = recipes.read(configs / "folder" / f"{kind}.yaml")
     held = content["data"]["validation"]["share"] if splits.validation is None else 0
     content["batch"], epochs = lengths(
@@ -51,13 +48,21 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
     )
     for stage, length in zip(content["stages"], epochs, strict=True):
         stage["epochs"] = length
-    content["evaluate_every"] = every = max(1, sum(epochs) // 25)
-    content["checkpoint"] = {"every_epochs": every}
     content["name"] = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_-") or "folder"
     content["data"]["root"] = folder
     if splits.validation is not None:
         content["data"]["validation"] = {"share": 0.0}  # the folder has its own
-    return recipes.from_map(content, overrides, source=f"--data {folder}")
+    recipe = recipes.from_map(content, overrides, source=f"--data {folder}")
+    every = sum(stage.epochs for stage in recipe.stages) // 25
+    if every > 1:  # short epochs
+        content |= {"evaluate_every": every, "checkpoint": {"every_epochs": every}}
+        recipe = recipes.from_map(content, overrides, source=f"--data {folder}")
+    epochs = " + ".join(str(stage.epochs) for stage in recipe.stages)
+    console.say(
+        f"{folder}: {len(images)} training images, {images.num_classes} classes, median side {median} px: "
+        f"configs/folder/{kind}.yaml, batches of {recipe.batch}, {epochs} epochs"
+    )
+    return recipe
 
 
 def lengths(images: int, batch: int, epochs: list[int]) -> tuple[int, list[int]]:

@@ -182,7 +182,10 @@ def _candidates(
             split = json.loads((other.path / "split.json").read_text())
             if _machine(other) != machine or _canonical(split) != _canonical(data.description):
                 continue
-            theirs = from_map(other.plain_recipe())
+            plain = other.plain_recipe()
+            if essence(plain).get("imports") != essence(recipe.plain).get("imports"):
+                continue  # to load it would run code of others in here
+            theirs = from_map(plain)
             if _canonical(essence(theirs.plain)["data"]) != _canonical(essence(recipe.plain)["data"]):
                 continue  # the plan below is made with this run's images
             found = marks(theirs, make_plan(theirs, data, ranks), split, read_teachers(other), read_pretrained(other))

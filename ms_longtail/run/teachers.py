@@ -15,8 +15,8 @@ from mindspore import nn
 
 from ..collectives import from_main
 from ..errors import TrainingError, UserError
-from ..recipe import from_map
 from ..recipe.across import is_path
+from ..recipe.validate import component
 from ..registry import MODELS
 from .folder import RunFolder, write_json
 from .handover import load_weights
@@ -47,17 +47,22 @@ def describe_teacher(teacher: str) -> tuple[Path, dict[str, Any]]:
     if not checkpoint.is_file():
         raise UserError(f"there is no {checkpoint}; name a run folder, or a checkpoint in one")
     try:
-        recipe = from_map(RunFolder(run).plain_recipe())
+        plain = RunFolder(run).plain_recipe()
+        given, data, files = dict(plain["model"]), plain["data"], [entry["file"] for entry in plain.get("imports", [])]
+        images = {"mean": list(data["mean"]), "std": list(data["std"]), "size": data["size"]}
         classes = list(json.loads((run / "split.json").read_text())["classes"])
     except (OSError, ValueError, TypeError, LookupError, UserError, yaml.YAMLError) as error:
         raise UserError(f"{run} is no whole run folder: {' '.join(str(error).split())}") from error
+    # Its code is not run here: a network of somebody's own must be known to this recipe, which keeps a copy of what it knows.
+    model, faults = component("model", given, "model")
+    if faults:
+        message = f"{run} has a network that this recipe does not know: " + "; ".join(text for _, text in faults)
+        raise UserError(f"{message}; add to its imports {' or '.join(files)}" if files else message)
     return checkpoint, {
         "run": str(run),
         "checkpoint": checkpoint.name,
-        "model": {"name": recipe.model.name, **recipe.model.settings},
-        "mean": list(recipe.data.mean),
-        "std": list(recipe.data.std),
-        "size": recipe.data.size,
+        "model": {"name": model.name, **model.settings},
+        **images,
         "classes": classes,
     }
 
