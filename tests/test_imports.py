@@ -17,7 +17,9 @@ from ms_longtail.errors import RecipeError, UserError
 from ms_longtail.recipe.contracts import fault_of
 from ms_longtail.recipe.imports import load
 from ms_longtail.registry import LOSSES, REGISTRIES, SAMPLERS
+from ms_longtail.run import dataset, folder, reuse
 from ms_longtail.run.folder import RunFolder
+from ms_longtail.run.plan import make_plan
 from ms_longtail.run.teachers import describe_teacher
 
 ROOT = Path(__file__).parent.parent
@@ -329,3 +331,26 @@ def test_workers_whose_files_differ_do_not_start(tmp_path, monkeypatch, capsys, 
     assert main(["train", "--config", str(recipe), "--runs", str(tmp_path / "runs"), "--quiet"]) == 2
     assert "the workers were not given the same recipe" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_with_other_code_is_passed_over_and_its_code_not_run(tmp_path, monkeypatch, forget):
+    stages = {"stages": [{"name": "one", "epochs": 1}, {"name": "two", "epochs": 1}]}
+    recipe = recipes.from_map({"name": "own", **CONTENT, **stages})
+    data = dataset.load_data(recipe)
+    plan = make_plan(recipe, data)
+    facts = folder.environment("cpu", 1)
+    home = RunFolder(tmp_path / "own-s0")
+    home.create(recipe, data.description, facts)
+    for name, taken in (("same", True), ("coded", False)):
+        other = recipes.load(write(tmp_path / "files", name, loss="ce", **stages))
+        if taken:
+            other = recipes.from_map({"name": name, **CONTENT, **stages})
+        RunFolder(tmp_path / name).create(other, data.description, facts)
+        (tmp_path / name / "checkpoints" / f"{plan[0].label}.ckpt").write_bytes(b"")
+    recipes.from_map({"name": "own", **CONTENT, **stages})
+    looked = []
+    monkeypatch.setattr(reuse, "from_map", lambda plain: looked.append(plain["name"]) or recipes.from_map(plain))
+    found = list(reuse._candidates(tmp_path, recipe, data, plan, home))
+    assert [run.path.name for _, run in found] == ["same"]
+    assert looked == ["same"]
+    assert "coded" not in SAMPLERS
