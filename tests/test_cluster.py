@@ -183,9 +183,10 @@ def test_a_scheduler_that_dies_ends_all(tmp_path):
 
 SIGNALLED = """
 import sys; sys.path[:0] = {path!r}
-import os
+import os, signal
 from pathlib import Path
 from test_cluster import watch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run below nohup, which the watching process would respect
 watched = watch(Path({folder!r}), {scheduler!r}, *{workers!r})
 outcome = watched.run()
 print("status", outcome.status, outcome.message, [p.process.pid for p in watched.started.values() if p.alive], flush=True)

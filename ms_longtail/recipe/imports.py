@@ -27,12 +27,12 @@ PREFIX = "ms_longtail_import_"  # of the modules' names; the rest is the hash
 
 
 def located(entries: Any, folder: Path) -> Any:
-    """`imports` as a recipe in `folder` says it, relative names made absolute; what is no file name stays as it is."""
+    """`imports` as a recipe in `folder` says it, relative names made absolute; what names no Python file stays as it is."""
     if isinstance(entries, list):
         return [located(entry, folder) for entry in entries]
     if isinstance(entries, dict) and "file" in entries:
         return entries | {"file": located(entries["file"], folder)}
-    return str(folder.absolute() / entries) if isinstance(entries, str) and entries else entries
+    return str(folder.absolute() / entries) if isinstance(entries, str) and entries.endswith(".py") else entries
 
 
 def load(entries: Any, source: str = "recipe") -> list[dict[str, str]]:
@@ -59,7 +59,8 @@ def load(entries: Any, source: str = "recipe") -> list[dict[str, str]]:
             _register(path, code, digest)
         except ValueError as error:
             name = entry.get("file", entry) if isinstance(entry, dict) else entry
-            faults.append(f"imports.{number} = {shorten(name)}: {error}")
+            shown = repr(name) if isinstance(name, str) else shorten(name)
+            faults.append(f"imports.{number} = {shown}: {error}")
     if faults:
         _forget()
         raise RecipeError(faults, source)
