@@ -73,24 +73,21 @@ class RunFolder:
                 (hidden / folder).mkdir()
             write_json(hidden / "split.json", split)
             write_json(hidden / "environment.json", environment)
-            parts = ["checkpoints", "figures", "split.json", "environment.json", "recipe.yaml"]
             if recipe.imports:
-                parts.insert(0, "imports")
                 recipe = _with_copies(recipe, hidden / "imports")
             write_text(hidden / "recipe.yaml", to_yaml(recipe))
             if self.path.is_dir():
                 shutil.rmtree(hidden / "logs")
                 shutil.rmtree(self.path / "imports", ignore_errors=True)  # of a start that was cut short
-                for part in parts:
+                for part in sorted(os.listdir(hidden), key=lambda name: name == "recipe.yaml"):
                     os.rename(hidden / part, self.path / part)
                 hidden.rmdir()
             else:
                 os.rename(hidden, self.path)
-        except UserError:
+        except (OSError, UserError) as error:
             shutil.rmtree(hidden, ignore_errors=True)
-            raise
-        except OSError as error:
-            shutil.rmtree(hidden, ignore_errors=True)
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from error
 
     def lock(self, name: str = ".lock") -> None:
