@@ -93,14 +93,27 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     )
     try:
         return options.function(options)
-    except (UserError, DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        return status_of(error, options.words)
+
+
+def status_of(error: Exception, words: list[str]) -> int:
+    """Print what went wrong with a command of these words; returns its exit status. A fault of the package is raised again."""
+    if isinstance(error, (UserError, DeviceError)):
+        text, status = str(error), 2
+    elif isinstance(error, (TrainingError, OSError)):
+        text, status = str(error), 1
+    else:
+        from .recipe.own_code import explain
+
+        place = None if "--debug" in words else explain(error)
+        if place is None:
+            raise error
+        text, status = f"{place}\n--debug prints all calls that led there.", 2
+    print(f"error: {text}", file=sys.stderr)
+    return status
 
 
 def train(options: argparse.Namespace) -> int:
@@ -141,6 +154,8 @@ def train(options: argparse.Namespace) -> int:
     if not machine.main:
         console = Console(quiet=True)
     if finished:
+        if machine.main and (options.config or _overrides(options)):
+            home.require_same_recipe(recipe)
         console.say(f"{home.path} is finished already; see {home.report}")
         return 0
     if machine.main:

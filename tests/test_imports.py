@@ -12,7 +12,8 @@ import yaml
 from mindspore import Tensor
 
 from ms_longtail import recipe as recipes
-from ms_longtail.cli import main
+from ms_longtail import runtime
+from ms_longtail.cli import main, status_of
 from ms_longtail.errors import RecipeError, UserError
 from ms_longtail.recipe.contracts import fault_of
 from ms_longtail.recipe.imports import load
@@ -231,6 +232,7 @@ def test_mistakes(tmp_path, monkeypatch, forget, entries, message):
         ),
         ("LOSSES", "def f(class_counts): ...", r"must be a class below ms_longtail\.losses\.Loss"),
         ("LOSSES", "class f(Loss):\n    def __init__(self): ...", "loss 'f': must take class_counts"),
+        ("AUGMENT", "class f:\n    level = 'image'", r"of level 'image' it must have a method random\(draws\)"),
         ("AUGMENT", "class f: ...", "must have an attribute `level`, one of 'whole', 'image', 'batch'"),
     ],
 )
@@ -289,6 +291,79 @@ def test_a_mistake_in_it_ends_the_command_with_status_2(tmp_path):
     assert done.returncode == 2
     assert "imports.0 = " in done.stderr
     assert "RuntimeError: not yet" in done.stderr
+
+
+FAULTY = """
+import numpy as np
+from mindspore import ops
+
+from ms_longtail.losses import Loss, cross_entropy
+from ms_longtail.registry import AUGMENT, LOSSES
+
+
+@LOSSES.register("unbuilt")
+class Unbuilt(Loss):
+    def __init__(self, *, class_counts=None, class_weights=None, reduction="mean"):
+        self.first = [][0]
+
+
+@LOSSES.register("misshapen")
+class Misshapen(Loss):
+    def terms(self, logits, labels, features, teacher_logits, draws):
+        loss, weight = cross_entropy(logits, labels)
+        return ops.matmul(logits, ops.ones((3, 7))).sum(axis=1) + loss, weight
+
+
+@AUGMENT.register("misfit")
+class Misfit:
+    level = "batch"
+
+    def __call__(self, images, draws):
+        return images @ np.ones((4, 4))
+
+
+@AUGMENT.register("lost")
+class Lost:
+    level = "image"
+
+    def random(self, draws):
+        return np.zeros((len(draws), 1))
+
+    def __call__(self, image, numbers, out=None):
+        raise KeyError("missing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "line", "message"),
+    [
+        ({"loss": "unbuilt"}, "self.first = [][0]", "IndexError: list index out of range"),
+        ({"loss": "misshapen"}, "return ops.matmul(logits, ops.ones((3, 7))).sum(axis=1) + loss, weight", "but got 10 and 3"),
+        ({"augment": ["misfit"]}, "return images @ np.ones((4, 4))", "ValueError: matmul: Input operand 1 has a mismatch"),
+        ({"augment": ["lost"]}, 'raise KeyError("missing")', "KeyError: 'missing'"),
+    ],
+)  # fmt: skip
+def test_an_error_in_it_is_told_with_its_line(tmp_path, capsys, forget, settings, line, message):
+    (tmp_path / "own.py").write_text(FAULTY)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(CONTENT | {"imports": "own.py", "loss": "ce"} | settings))
+    words = ["train", "--config", str(tmp_path / "own.yaml"), "--runs", str(tmp_path / "runs"), "--quiet"]
+    assert main(words) == 2
+    number = FAULTY.splitlines().index(next(text for text in FAULTY.splitlines() if text.strip() == line)) + 1
+    told = capsys.readouterr().err
+    assert f"error: {tmp_path / 'own.py'} line {number}, `{line}`: " in told
+    assert message in told.splitlines()[-2]
+    assert "Traceback" not in told.splitlines()[-2]
+    assert told.endswith("--debug prints all calls that led there.\n")
+    if "loss" in settings:
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            main([*words, "--debug"])
+        runtime.start("cpu")  # graph mode again
+
+
+def test_an_error_elsewhere_is_none_of_its(forget):
+    load(None)
+    with pytest.raises(ZeroDivisionError):
+        status_of(ZeroDivisionError("a fault of the package"), [])
 
 
 def test_what_was_changed_meanwhile_is_not_what_the_run_folder_keeps(tmp_path, forget):

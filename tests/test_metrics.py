@@ -282,6 +282,8 @@ def test_what_the_pictures_show(drawn):
     scatters = [c for c in drawn["points"].axes[0].collections if c.get_label().startswith(("many", "medium", "few"))]
     points = {c.get_label(): c.get_offsets().tolist() for c in scatters}
     assert points == {"many (1)": [[200, 90]], "medium (1)": [[50, 40]], "few (1)": [[5, 20]]}
+    plots.accuracy_by_class("together", [0.5, 0.5, 0.9, 0.5], np.array([9, 9, 80, 8]), ("a", "b", "c", "d"))
+    assert [text.get_text() for text in drawn["together"].axes[0].texts] == ["a, b", "c", "d"]
 
 
 def test_learning_curves_show_the_epochs_that_were_watched(drawn):

@@ -188,6 +188,9 @@ def test_a_finished_run_is_left_alone_and_a_new_one_gets_a_sibling(untouched, tm
     done = run(folder, "none", 0, "--resume")
     assert done.returncode == 0
     assert "is finished already" in done.stdout
+    other = run(folder, "none", 0, "--resume", "--set", "stages.one.optimizer.lr=0.07")
+    assert other.returncode == 2  # it is not what was asked for
+    assert "stages.0.optimizer.lr: 0.05 -> 0.07" in other.stderr
     sibling = run(folder, "step", 1)
     assert sibling.returncode == -signal.SIGKILL
     assert (untouched.parent / "tiny-s0-2").is_dir()

@@ -93,8 +93,13 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
                 color=COLOURS[group], alpha=0.5,
             )  # fmt: skip
     if len(names) <= 20:
+        places: dict[tuple[float, float], list[str]] = {}  # classes at one point share a label
         for x, y, name in zip(counts, values, _plain(names), strict=True):
-            axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            places.setdefault((float(x), float(y)), []).append(name)
+        middle = np.sqrt(float(counts.min()) * counts.max())
+        for place, there in places.items():
+            side = {"ha": "left", "xytext": (4, 4)} if place[0] <= middle else {"ha": "right", "xytext": (-4, 4)}
+            axis.annotate(", ".join(there), place, textcoords="offset points", fontsize=8, **side)
     axis.set_xscale("log")
     _plain_numbers(axis.xaxis)
     axis.set_xlabel("training images of the class (logarithmic)")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .. import runtime
-from ..cli import home_folder, load_recipe, train, train_arguments
+from ..cli import home_folder, load_recipe, status_of, train, train_arguments
 from ..console import Console
 from ..errors import RecipeError, UserError
 from . import check
@@ -44,14 +44,10 @@ def main(words: list[str]) -> int:
         if options.dry_run:
             return train(options)
         return launch(script, arguments, options, place, device)
-    except (UserError, runtime.DeviceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        return status_of(error, words)
 
 
 def launch(script: str, arguments: list[str], options: argparse.Namespace, place: Cluster, device: str) -> int:
@@ -81,6 +77,7 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
     if place.main:
         home = home_folder(options, recipe)
         if home.finished and place.nodes == 1:  # on several machines the workers tell each other
+            home.require_same_recipe(recipe)
             console.say(f"{home.path} is finished already; see {home.report}")
             return 0
         home.path.mkdir(parents=True, exist_ok=True)
