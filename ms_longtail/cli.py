@@ -96,24 +96,22 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return status_of(error, options.words)
+        return status_of(error, options)
 
 
-def status_of(error: Exception, words: list[str]) -> int:
-    """Print what went wrong with a command of these words; returns its exit status. A fault of the package is raised again."""
-    if isinstance(error, (UserError, DeviceError)):
-        text, status = str(error), 2
-    elif isinstance(error, (TrainingError, OSError)):
-        text, status = str(error), 1
-    else:
+def status_of(error: Exception, options: argparse.Namespace | None) -> int:
+    """Print what went wrong with a command of these options; returns its exit status. A fault of the package is raised again."""
+    place = None
+    if not isinstance(error, (UserError, DeviceError, TrainingError)):
         from .recipe.own_code import explain
 
-        place = None if "--debug" in words else explain(error)
-        if place is None:
+        place = explain(error)
+        if getattr(options, "debug", False) or (place is None and not isinstance(error, OSError)):
             raise error
-        text, status = f"{place}\n--debug prints all calls that led there.", 2
-    print(f"error: {text}", file=sys.stderr)
-    return status
+    if place is not None:
+        place += f"\n{'' if hasattr(options, 'debug') else 'train.py '}--debug prints all calls that led there."
+    print(f"error: {place or error}", file=sys.stderr)
+    return 1 if place is None and isinstance(error, (TrainingError, OSError)) else 2
 
 
 def train(options: argparse.Namespace) -> int:
@@ -154,8 +152,10 @@ def train(options: argparse.Namespace) -> int:
     if not machine.main:
         console = Console(quiet=True)
     if finished:
-        if machine.main and (options.config or _overrides(options)):
+        own = options.resume and not (options.config or options.data or _overrides(options))
+        if machine.main and not own:  # of another recipe, or other images, it would not be what was asked for
             home.require_same_recipe(recipe)
+            home.require_same_split(data.description)
         console.say(f"{home.path} is finished already; see {home.report}")
         return 0
     if machine.main:
@@ -196,7 +196,8 @@ def load_recipe(options: argparse.Namespace, console):
     overrides = _overrides(options)
     if options.data is not None:
         return recipe_for(options.data, overrides, configs_folder(), console)
-    if options.resume and options.config is None:
+    own = Path(options.resume or "", "recipe.yaml")  # which may be named, too
+    if options.resume and (options.config is None or Path(options.config).resolve() == own.resolve()):
         home = RunFolder(Path(options.resume))
         for assignment in overrides:
             key = assignment.partition("=")[0].split(".")[0]

@@ -1,12 +1,15 @@
 """Which epoch is the best one: by the mean over classes or by top-1, and what of it belongs to a run's identity."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from ms_longtail import recipe as recipes
+from ms_longtail.cli import main
 from ms_longtail.run import best
+from ms_longtail.run.dataset import load_data
 from ms_longtail.run.folder import RunFolder
 from ms_longtail.training.checkpoints import Position
 
@@ -74,7 +77,7 @@ def test_it_belongs_to_a_runs_identity_where_weights_follow_from_it(more, decide
         assert (len(prints) == 2) == decides, key
 
 
-def test_a_run_from_before_there_was_a_choice_goes_by_top1(tmp_path):
+def test_a_run_from_before_there_was_a_choice_goes_by_top1(tmp_path, capsys):
     plain = recipes.from_map(content(early_stopping=3, best_by="top1")).plain
     old = {key: value for key, value in plain.items() if key != "best_by"}
     assert recipes.essence(old) == recipes.essence(plain)
@@ -82,4 +85,9 @@ def test_a_run_from_before_there_was_a_choice_goes_by_top1(tmp_path):
     again = recipes.from_map(RunFolder(tmp_path).plain_recipe())
     assert again.best_by == "top1"
     RunFolder(tmp_path).require_same_recipe(again)
+    (tmp_path / "result.json").write_text("{}")  # the run's own recipe may be named
+    words = ["train", "--config", str(tmp_path / "recipe.yaml"), "--resume", str(tmp_path)]
+    (tmp_path / "split.json").write_text(json.dumps(load_data(again).description))
+    assert main(words) == 0
+    assert "is finished already" in capsys.readouterr().out
     assert recipes.from_map(content()).best_by == "balanced"

@@ -10,6 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ms_longtail import recipe as recipes
+from ms_longtail.cli import main
+from ms_longtail.run.dataset import load_data
+from ms_longtail.run.folder import RunFolder, environment
 from ms_longtail.run.own_folder import lengths
 
 ROOT = Path(__file__).parent.parent
@@ -134,3 +138,43 @@ def test_quiet_prints_nothing(zoo, tmp_path):
     done = train(tmp_path, "--data", zoo, "--quiet", *TINY)
     assert done.returncode == 0
     assert done.stdout + done.stderr == ""
+
+
+def stand_in(folder, recipe):
+    """The folder of a finished run of this recipe, without a training."""
+    home = RunFolder(folder)
+    home.create(recipe, load_data(recipe).description, environment("cpu", 1))
+    home.result.write_text("{}")
+    return home
+
+
+def test_a_finished_run_of_another_recipe_is_not_what_was_asked_for(tmp_path, capsys):
+    default = recipes.load(ROOT / "configs" / "digits_lt" / "default.yaml")
+    other = recipes.load(ROOT / "configs" / "digits_lt" / "default.yaml", ["stages.represent.epochs=1"])
+    words = ["train", "--runs", str(tmp_path), "--resume"]
+    home = stand_in(tmp_path / "digits_lt-s0", other)
+    assert main(words) == 2
+    assert "stages.0.epochs: 1 -> " in capsys.readouterr().err
+    assert main([*words, str(home.path)]) == 0  # its own recipe
+    shutil.rmtree(home.path)
+    home = stand_in(tmp_path / "digits_lt-s0", default)
+    assert main(words) == 0
+    split = home.path / "split.json"
+    split.write_text(split.read_text().replace('"train_sha256": "', '"train_sha256": "0'))
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "the images found now are not those of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "stages: [", "- a list", "name: half\nmodel: {name: resnet8_cifar}\n"])
+def test_a_damaged_recipe_in_a_run_folder(tmp_path, capsys, caplog, text):
+    default = recipes.load(ROOT / "configs" / "digits_lt" / "default.yaml")
+    stand_in(tmp_path / "digits_lt-s0", default)
+    broken = stand_in(tmp_path / "digits_lt-s0-2", default)
+    (broken.path / "recipe.yaml").write_text(text)
+    assert main(["eval", "--run", str(broken.path)]) == 2
+    assert f"error: {broken.path / 'recipe.yaml'} is damaged: " in capsys.readouterr().err
+    assert main(["train", "--runs", str(tmp_path), "--resume"]) == 0
+    assert f"{tmp_path / 'digits_lt-s0'} is finished already" in capsys.readouterr().out
+    assert "is damaged" in caplog.text
+    assert "passed over" in caplog.text

@@ -17,6 +17,7 @@ from ms_longtail.cli import main, status_of
 from ms_longtail.errors import RecipeError, UserError
 from ms_longtail.recipe.contracts import fault_of
 from ms_longtail.recipe.imports import load
+from ms_longtail.recipe.own_code import explain
 from ms_longtail.registry import LOSSES, REGISTRIES, SAMPLERS
 from ms_longtail.run import dataset, folder, reuse
 from ms_longtail.run.folder import RunFolder
@@ -360,10 +361,89 @@ def test_an_error_in_it_is_told_with_its_line(tmp_path, capsys, forget, settings
         runtime.start("cpu")  # graph mode again
 
 
+ERRORS = """
+def none(): raise ValueError("must be a list,\\n  got a map") from None
+def handled():
+    try: {}["k"]
+    except KeyError: raise ValueError("weights: no k") from None
+def followed():
+    try: {}["k"]
+    except KeyError: return int("x")
+def around():
+    try: raise ValueError("mine")
+    except ValueError as error: raise error from error
+class Mute(Exception):
+    def __str__(self): raise TypeError("no text")
+def mute(): raise Mute()
+def absent(): open("/nowhere/list.txt")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "told"),
+    [
+        ("none", 2, "ValueError: must be a list, got a map"),
+        ("handled", 5, "ValueError: weights: no k"),
+        ("followed", 8, "ValueError: invalid literal for int() with base 10: 'x'"),
+        ("around", 10, "ValueError: mine"),
+        ("mute", 14, "Mute"),
+        ("absent", 15, "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/list.txt'"),
+    ],
+)
+def test_the_line_is_that_of_the_error_and_not_of_what_was_dealt_with(tmp_path, forget, capsys, name, line, told):
+    (tmp_path / "own.py").write_text(ERRORS)
+    load(str(tmp_path / "own.py"))
+    module = next(module for name, module in sys.modules.items() if name.startswith("ms_longtail_import_"))
+    with pytest.raises(Exception) as caught:
+        getattr(module, name)()
+    assert status_of(caught.value, None) == 2
+    code = ERRORS.splitlines()[line - 1].strip()
+    hint = "train.py --debug prints all calls that led there."
+    assert capsys.readouterr().err == f"error: {tmp_path / 'own.py'} line {line}, `{code}`: {told}\n{hint}\n"
+
+
+def test_what_the_pipeline_writes_of_several_lines(tmp_path, forget):
+    (tmp_path / "own.py").write_text(ERRORS)
+    load(str(tmp_path / "own.py"))
+    rule = "-" * 20
+    text = f"""Exception thrown from user defined Python function in dataset.
+
+{rule}
+- Python Call Stack:
+{rule}
+map operation: [PyFunc] failed. Error description:
+cv2.error: Traceback (most recent call last):
+  File "/elsewhere/pipeline.py", line 7, in views
+    return self.part(draws)
+  File "{tmp_path / "own.py"}", line 4, in handled
+    cv2.resize(image, "x")
+cv2.error: OpenCV(4.11.0) :-1: error: (-5:Bad argument) in function 'resize'
+> Overload resolution failed:
+>  - Can't parse 'dsize'
+
+{rule}
+- C++ Call Stack: (For framework developers)
+{rule}
+map_job.h(56)."""
+    told = explain(RuntimeError(text))
+    assert told.startswith(f'{tmp_path / "own.py"} line 4, `try: {{}}["k"]`: cv2.error: OpenCV(4.11.0)')
+    assert told.endswith("> - Can't parse 'dsize'")
+
+
 def test_an_error_elsewhere_is_none_of_its(forget):
     load(None)
     with pytest.raises(ZeroDivisionError):
-        status_of(ZeroDivisionError("a fault of the package"), [])
+        status_of(ZeroDivisionError("a fault of the package"), None)
+
+
+def test_a_gallery_names_the_recipe_whose_code_fails(tmp_path, capsys, forget):
+    (tmp_path / "own.py").write_text(FAULTY)
+    for name, more in (("good", {}), ("unbuilt", {"imports": "own.py", "loss": "unbuilt"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(CONTENT | {"loss": "ce"} | more))
+    assert main(["gallery", str(tmp_path), "--baseline", "good", "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    assert "1 of 2 recipes cannot run, nothing was started" in told
+    assert f"{tmp_path / 'unbuilt.yaml'}: {tmp_path / 'own.py'} line 12" in told
 
 
 def test_what_was_changed_meanwhile_is_not_what_the_run_folder_keeps(tmp_path, forget):

@@ -447,6 +447,49 @@ def test_runs_give_the_same_bits_with_any_number_of_threads(tmp_path):
     assert len({run.stdout for run in runs}) == 1
 
 
+FEW_THREADS = """
+import resource
+import mindspore as ms, numpy as np
+from mindspore import Tensor, nn
+from ms_longtail.kernels import Conv2d, reason
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
+assert not reason(), reason()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+ms.set_context(mode=ms.PYNATIVE_MODE)
+threads = len(__import__("os").listdir("/proc/self/task"))
+assert 20 < threads < 900, threads
+a = Conv2d(3, 8, 3)
+b = nn.Conv2d(3, 8, 3, weight_init=Tensor(a.weight.asnumpy()))
+x = Tensor(np.random.default_rng(0).standard_normal((8, 3, 16, 16)), ms.float32)
+print(abs(a(x).asnumpy() - b(x).asnumpy()).max() < 1e-5)
+"""
+
+
+@built
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+def test_a_machine_that_gives_fewer_threads_is_served_by_those(tmp_path):
+    """A thousand stacks do not fit into what is left of the address space."""
+    script = tmp_path / "few.py"
+    script.write_text(FEW_THREADS)
+    where = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1000"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=where, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True"
+
+
+@built
+@pytest.mark.parametrize("sizes", [(None, 3, 16, 16), (None, 3, None, None)])
+def test_shapes_that_are_not_known_when_the_graph_is_compiled(sizes):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    a = Conv2d(3, 8, 3, stride=2)
+    b = nn.Conv2d(3, 8, 3, stride=2, weight_init=Tensor(a.weight.asnumpy()))
+    a.set_inputs(Tensor(shape=list(sizes), dtype=ms.float32))
+    for batch in (2, 5):
+        x = Tensor(np.random.default_rng(batch).standard_normal((batch, 3, 16, 16)), ms.float32)
+        assert_close(a(x), b(x))
+
+
 def test_threads_follow_the_variable_and_the_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -148,6 +148,19 @@ def test_two_calls_in_one_step_move_the_statistics_twice(path, mode):
     assert_close(network.norm.moving_mean.asnumpy(), expected)
 
 
+@pytest.mark.parametrize("sizes", [(None, 4, 5, 5), (None, 4, None, None)])
+def test_shapes_that_are_not_known_when_the_graph_is_compiled(path, sizes):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    cell = Norm(4, relu=True)
+    cell.set_train()
+    cell.set_inputs(Tensor(shape=list(sizes), dtype=ms.float32))
+    for batch in (2, 7):
+        x = np.random.default_rng(batch).standard_normal((batch, 4, 5, 5))
+        ones, zeros = np.ones(4), np.zeros(4)
+        z = reference(x, ones, zeros, zeros, ones, np.zeros_like(x), 0.0, relu=True)[0]
+        assert_close(cell(Tensor(x, ms.float32)), z)
+
+
 def test_names_and_values_are_those_of_nn_batch_norm():
     ours, theirs = Norm(4).parameters_dict(), nn.BatchNorm2d(4).parameters_dict()
     assert list(ours) == list(theirs)

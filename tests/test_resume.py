@@ -172,6 +172,7 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_warning(untouched, cut_sho
     assert "last.ckpt is damaged" in resumed.stderr
     assert "last-1.ckpt" in resumed.stdout
     assert_same_run(tmp_path / "runs" / "tiny-s0", untouched)
+    assert (last.parent / ".damaged-last.ckpt").is_file()
 
 
 def test_another_recipe_is_refused_with_the_keys_that_differ(cut_short, tmp_path):
@@ -243,6 +244,37 @@ def test_a_stale_temporary_file_is_never_published(tmp_path):
     checkpoints.write(tmp_path / "best.ckpt", cell, checkpoints.Position(draw=3))
     assert checkpoints.read(tmp_path / "best.ckpt")[1].draw == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one(tmp_path):
+    """After a resume from last-1.ckpt the next save moves last.ckpt there: it must not be the damaged one."""
+    from mindspore import nn
+
+    from ms_longtail.training import checkpoints
+
+    cell = nn.Dense(2, 2)
+    for draw in (1, 2):
+        checkpoints.write_last(tmp_path, cell, checkpoints.Position(draw=draw), keep=2)
+    (tmp_path / "last.ckpt").write_bytes(b"half of one")
+    assert checkpoints.newest(tmp_path)[2].draw == 1  # whoever only reads changes nothing
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+    assert checkpoints.newest(tmp_path, set_aside=True)[2].draw == 1
+    checkpoints.write_last(tmp_path, cell, checkpoints.Position(draw=3), keep=2)
+    assert [checkpoints.read(tmp_path / name)[1].draw for name in ("last.ckpt", "last-1.ckpt")] == [3, 1]
+    assert (tmp_path / ".damaged-last.ckpt").read_bytes() == b"half of one"
+
+
+def test_the_best_epoch_is_kept_with_the_note_of_it(tmp_path):
+    """Or a resume from an older checkpoint would name another epoch than the one whose weights best.ckpt holds."""
+    from ms_longtail.training import checkpoints
+
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    seldom = ("--set", "checkpoint.every_minutes=null", "checkpoint.every_epochs=5", "stages.one.epochs=6")
+    assert run(tmp_path, "step", 8, *seldom).returncode == -signal.SIGKILL  # in the second epoch; the first is a record
+    folder = tmp_path / "runs" / "tiny-s0" / "checkpoints"
+    last, best = (checkpoints.read(folder / f"{name}.ckpt")[1] for name in ("last", "best"))
+    assert last.epoch == best.epoch == 1
+    assert last.best == best.best
 
 
 def test_resume_refuses_other_images(cut_short, tmp_path):

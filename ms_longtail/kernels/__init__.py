@@ -3,5 +3,6 @@
 from .batch_norm import batch_norm
 from .conv2d import Conv2d
 from .extension import BUILD, UNBUILT, reason
+from .operator import known
 
-__all__ = ["BUILD", "UNBUILT", "Conv2d", "batch_norm", "reason"]
+__all__ = ["BUILD", "UNBUILT", "Conv2d", "batch_norm", "known", "reason"]

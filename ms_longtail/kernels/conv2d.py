@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .extension import opened, reason
-from .operator import Operator
+from .operator import Operator, known
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,9 @@ class Conv2d(nn.Conv2d):
     y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] * x[n, c, stride * h + dilation * i - padding, ...]
 
     Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
-    kernels on a CPU; other types, and shapes that oneDNN refuses, go to `nn.Conv2d`. The same inputs give the same bits in
-    every run, with any number of threads up to that of the processors (or 16). There is no second-order gradient.
+    kernels on a CPU; other types, shapes that oneDNN refuses and such as are not known when a graph is compiled go to
+    `nn.Conv2d`. The same inputs give the same bits in every run, with any number of threads up to that of the processors
+    (or 16). There is no second-order gradient.
     `models.layers.conv` takes it where it can serve; elsewhere the constructor raises RuntimeError with the reason.
 
     Raises ValueError when x has not four axes, other channels than the weight, or no place for the kernel.
@@ -55,7 +56,7 @@ class Conv2d(nn.Conv2d):
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
         half = self.fp16 or self.bf16
         single = not half and x.dtype == ms.float32 and self.weight.dtype == ms.float32
-        if single and _accepted(x.shape, self.weight.shape, self.numbers):
+        if single and known(x.shape) and _accepted(x.shape, self.weight.shape, self.numbers):
             output = self.fast(x, self.weight, self.geometry)
         else:
             output = self.conv2d(x, self.weight)

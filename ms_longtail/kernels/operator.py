@@ -8,6 +8,12 @@ from mindspore import ops
 from .extension import compiled
 
 
+@ms.constexpr(check=False)  # it is there for what is no constant
+def known(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether these are all sizes; a graph that is compiled for any batch, say, has None or -1 there."""
+    return shape is not None and all(size is not None and size >= 0 for size in shape)
+
+
 class Operator(ops.Custom):
     """The function `name` of the extension; `shape` maps the inputs' shapes to the output's (or a tuple of them).
 

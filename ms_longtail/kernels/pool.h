@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace dnnl {
@@ -29,8 +30,11 @@ struct threadpool_iface {
 // many parts there are has, where sums are divided among them: so oneDNN is told a number of its own, not that of threads.
 class Pool final : public dnnl::threadpool_interop::threadpool_iface {
  public:
-  Pool(int threads, int parts) : threads_(threads), parts_(parts) {
-    for (int i = 1; i < threads; ++i) std::thread([this] { work(); }).detach();  // the pool lives as long as the process
+  Pool(int threads, int parts) : parts_(parts) {
+    try {
+      for (; threads_ < threads; ++threads_) std::thread([this] { work(); }).detach();  // the pool lives as long as the process
+    } catch (const std::system_error &) {  // the machine gives no more: whoever calls does the rest
+    }
   }
   int threads() const { return threads_; }
   int get_num_threads() const override { return parts_; }
@@ -94,7 +98,8 @@ class Pool final : public dnnl::threadpool_interop::threadpool_iface {
     }
   }
 
-  const int threads_, parts_;
+  int threads_ = 1;  // the caller's, and those that could be made
+  const int parts_;
   const std::function<void(int, int)> *body_ = nullptr;
   std::atomic<uint64_t> state_{0};  // number of the call, number of parts, next part: 32 + 16 + 16 bits
   std::atomic<int> done_{0}, sleeping_{0};

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .. import kernels
+from ..kernels import known
 
 
 class Norm(nn.BatchNorm2d):
@@ -41,7 +42,8 @@ class Norm(nn.BatchNorm2d):
     def construct(self, x, residual=None):
         batch = self.training if self.use_batch_statistics is None else self.use_batch_statistics
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
-        if self.fused and batch and not (self.fp16 or self.bf16) and x.dtype == ms.float32:
+        single = not (self.fp16 or self.bf16) and x.dtype == ms.float32
+        if self.fused and batch and single and known(x.shape):
             return self._in_one(x, residual)
         if batch:
             y = self.bn_train(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]

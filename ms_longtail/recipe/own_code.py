@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import re
 import sys
 import traceback
-from collections.abc import Iterator
 
 from .imports import PREFIX
 
@@ -16,10 +16,10 @@ LONGEST = 800  # characters of a message
 def explain(error: BaseException) -> str | None:
     """`FILE line N, "the line": Type: message`, or None for an error that no file of a recipe has to do with.
 
-    The innermost line of theirs counts. The frames of the error and of what caused it are looked at, and then its text: a
-    graph is compiled, and the input pipeline works, where no frame leads to, but both write down the lines they came along.
+    The innermost line of theirs counts. The frames of the error are looked at, then those of what caused it, and then their
+    texts: a graph is compiled, and the input pipeline works, where no frame leads to, but both write down the lines they came along.
     """
-    files = [str(module.__file__) for name, module in sys.modules.items() if name.startswith(PREFIX)]
+    files = [str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(PREFIX)]
     for link in _chain(error):
         for frame in reversed(traceback.extract_tb(link.__traceback__)):
             if frame.filename in files:
@@ -28,7 +28,7 @@ def explain(error: BaseException) -> str | None:
         places = [
             (match.start(), file, int(match.group(1)))
             for file in files
-            for match in re.finditer(rf'[Ff]ile "?{re.escape(file)}"?(?::|, line )(\d+)', str(link))
+            for match in re.finditer(rf'[Ff]ile "?{re.escape(file)}"?(?::|, line )(\d+)', _text(link))
         ]
         if places:
             _, file, line = max(places)
@@ -36,11 +36,20 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The first cause first."""
-    if error is not None:
-        yield from _chain(error.__cause__ or error.__context__)
-        yield error
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, outermost first; what was dealt with before it (`from None`) is no cause."""
+    chain, link = [], error
+    while link is not None and all(link is not other for other in chain):
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return chain
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # an error of somebody's own may fail at this, too
+        return ""
 
 
 def _sentence(file: str, line: int, error: BaseException) -> str:
@@ -50,11 +59,13 @@ def _sentence(file: str, line: int, error: BaseException) -> str:
 
 def _message(error: BaseException) -> str:
     """Type and text; of a graph without the lists of calls, of the input pipeline that of the error in the worker."""
-    first, *parts = str(error).strip().split("\n\n---")
-    worker = next((part for part in parts if "- Python Call Stack:" in part), None)
-    if worker is None:
-        text = f"{type(error).__name__}: {first}"
-    else:  # below its calls, which are indented
-        text = next(line for line in reversed(worker.splitlines()) if line[:1].strip())
+    first, *parts = _text(error).split("\n\n---")
+    text = f"{type(error).__name__}{': ' if first else ''}{first}"
+    for part in parts:
+        if "- Python Call Stack:" in part:
+            # Its own lines come after the indented ones of the last call.
+            calls = part.rpartition('\n  File "')[2].splitlines()[1:]
+            below = list(itertools.dropwhile(lambda line: line.startswith(" "), calls))
+            text = " ".join(below) or text
     text = " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -106,9 +106,14 @@ class RunFolder:
     def plain_recipe(self) -> dict[str, Any]:
         path = self.path / "recipe.yaml"
         try:
-            plain = {"best_by": BEST_BEFORE} | yaml.safe_load(path.read_text(encoding="utf-8"))
+            plain = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{self.path} is not a run folder: cannot read {path} ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
+        if not (isinstance(plain, dict) and {"data", "model", "stages"} <= set(plain)):
+            raise UserError(f"{path} is damaged: it does not hold a whole recipe")
+        plain = {"best_by": BEST_BEFORE} | plain
         return plain | {"imports": located(plain["imports"], self.path)} if "imports" in plain else plain
 
     def require_same_recipe(self, recipe: Recipe) -> None:
@@ -197,8 +202,18 @@ def runs_of(parent: Path, recipe: Recipe) -> list[RunFolder]:
 
 def to_resume(parent: Path, recipe: Recipe) -> RunFolder | None:
     """The newest unfinished run of this very recipe; else its newest finished one; else the newest of its name."""
-    existing = [run for run in runs_of(parent, recipe) if (run.path / "recipe.yaml").is_file()]
-    same = [run for run in existing if not differences(essence(run.plain_recipe()), essence(recipe.plain))]
+    existing, same = [], []
+    for run in runs_of(parent, recipe):
+        if not run.begun:
+            continue
+        try:
+            plain = run.plain_recipe()
+        except UserError as error:
+            log.warning("%s; passed over", error)
+            continue
+        existing.append(run)
+        if not differences(essence(plain), essence(recipe.plain)):
+            same.append(run)
     unfinished = [run for run in same if not run.finished]
     return next((runs[-1] for runs in (unfinished, same, existing) if runs), None)
 

@@ -12,6 +12,7 @@ from yaml import YAMLError
 from ..errors import RecipeError, UserError
 from ..evaluation import gallery as table
 from ..recipe import Recipe, differences, essence, load
+from ..recipe.own_code import explain
 from . import check, dataset
 from .folder import RunFolder, runs_of
 from .missing import require_images
@@ -110,6 +111,11 @@ def make_jobs(recipes: dict[str, Path], seeds: list[int], overrides: list[str]) 
             continue
         except UserError as error:
             faults.append(f"{path}: {error}")
+            continue
+        except Exception as error:
+            if (place := explain(error)) is None:
+                raise
+            faults.append(f"{path}: {place}")
             continue
         description = " ".join(first.plain.get("description", "").split())  # one line of a table
         entry = table.Entry(name, str(path), description, steps)

@@ -28,6 +28,7 @@ TIMEOUTS = {"MS_NODE_TIMEOUT": "30", "MS_CPU_COMM_OP_TIMEOUT": "30"}
 
 def main(words: list[str]) -> int:
     script, config, *rest = words
+    options = None
     workers = rest.pop(0) if rest and not rest[0].startswith("-") else None
     try:
         if not Path(config).is_file():
@@ -47,7 +48,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return status_of(error, words)
+        return status_of(error, options)
 
 
 def launch(script: str, arguments: list[str], options: argparse.Namespace, place: Cluster, device: str) -> int:
@@ -76,10 +77,12 @@ def launch(script: str, arguments: list[str], options: argparse.Namespace, place
         )
     if place.main:
         home = home_folder(options, recipe)
-        if home.finished and place.nodes == 1:  # on several machines the workers tell each other
+        if home.finished:
             home.require_same_recipe(recipe)
-            console.say(f"{home.path} is finished already; see {home.report}")
-            return 0
+            home.require_same_split(data.description)
+            if place.nodes == 1:  # on several machines the workers tell each other
+                console.say(f"{home.path} is finished already; see {home.report}")
+                return 0
         home.path.mkdir(parents=True, exist_ok=True)
         home.lock(".start")
         environment["MSLT_RUN_FOLDER"] = str(home.path)

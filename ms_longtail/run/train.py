@@ -84,7 +84,7 @@ class Run:
 
     def train(self, *, resume: bool = False) -> None:
         # Only the main worker reads the run folder, which may be on its machine alone; the others hear of it.
-        saved = newest(self.folder.checkpoints) if resume and self.machine.main else None
+        saved = newest(self.folder.checkpoints, set_aside=True) if resume and self.machine.main else None
         told = from_main(None if saved is None else (str(saved[0]), asdict(saved[2])))
         if told is not None:
             path, position = Path(told[0]), Position(**told[1])
@@ -262,7 +262,7 @@ class Run:
     def _on_epoch(self, stage: StagePlan) -> None:
         position = self.position
         self.faults |= gather_messages(self.faults)
-        last_epoch = position.epoch == stage.stage.epochs
+        last_epoch, kept = position.epoch == stage.stage.epochs, False
         seconds = time.monotonic() - self._clock
         line = epoch_line(stage, position, self.step, self.facts, unreadable=len(self.faults), seconds=seconds)
         self.step.reset_loss()
@@ -272,7 +272,10 @@ class Run:
             line[part] = self._short(getattr(self.data.splits, part))
             if part == "validation":
                 how = {"by": self.recipe.best_by, "evaluations": self.recipe.early_stopping, "main": self.machine.main}
+                noted, by = position.best, self.recipe.best_by
                 ends = keep_best(line, position, self.step, self.plan, self.folder, **how)
+                # What is kept of an epoch, and the note of it, go together: a resume must not find one without the other.
+                kept = position.best is not noted or position.stage_best == line[part][by]
                 if ends and not last_epoch:
                     last_epoch, position.epoch = True, stage.stage.epochs  # where a stage stands that is done
                     self.console.say(f"stage {stage.number + 1} {stage.stage.name}: ended early, see early_stopping")
@@ -294,7 +297,7 @@ class Run:
             self.folder.append_metrics(line)
             if self.faults:
                 self.folder.write_unreadable(dict(self.faults))
-        if last_epoch or position.epoch % self.recipe.checkpoint.every_epochs == 0:
+        if last_epoch or kept or position.epoch % self.recipe.checkpoint.every_epochs == 0:
             self._save()
         self._clock = time.monotonic()
 

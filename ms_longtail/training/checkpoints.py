@@ -95,14 +95,23 @@ def read(path: Path) -> tuple[dict, Position]:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
 
 
-def newest(folder: Path) -> tuple[Path, dict, Position] | None:
-    """The newest whole one of last.ckpt, last-1.ckpt, ...; damaged ones are passed over with a warning."""
+def newest(folder: Path, *, set_aside: bool = False) -> tuple[Path, dict, Position] | None:
+    """The newest whole one of last.ckpt, last-1.ckpt, ...; damaged ones are passed over with a warning.
+
+    Args:
+        set_aside: name the damaged ones .damaged-NAME. Whoever goes on writing here asks for it, or the next `write_last` would
+            move them into the place of the whole one.
+    """
     candidates = sorted(folder.glob("last*.ckpt"), key=lambda p: (len(p.name), p.name))
-    for path in candidates:
+    for number, path in enumerate(candidates):
         try:
-            return (path, *read(path))
+            found = (path, *read(path))
         except ValueError as error:
             log.warning("%s; trying the one before", error)
+            continue
+        for damaged in candidates[: number if set_aside else 0]:
+            os.replace(damaged, folder / f".damaged-{damaged.name}")
+        return found
     if candidates:
         raise TrainingError(
             f"no whole checkpoint in {folder}: all of {', '.join(p.name for p in candidates)} are damaged"
