@@ -13,7 +13,7 @@ import pytest
 from ms_longtail import recipe as recipes
 from ms_longtail.cli import main
 from ms_longtail.run.dataset import load_data
-from ms_longtail.run.folder import RunFolder, environment
+from ms_longtail.run.folder import RunFolder, environment, to_resume
 from ms_longtail.run.own_folder import lengths
 
 ROOT = Path(__file__).parent.parent
@@ -166,15 +166,19 @@ def test_a_finished_run_of_another_recipe_is_not_what_was_asked_for(tmp_path, ca
     assert "the images found now are not those of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "stages: [", "- a list", "name: half\nmodel: {name: resnet8_cifar}\n"])
+@pytest.mark.parametrize("text", ["", "stages: [", "- a list", "data: {}\nmodel: {name: resnet8_cifar}\nstages:\n"])
 def test_a_damaged_recipe_in_a_run_folder(tmp_path, capsys, caplog, text):
     default = recipes.load(ROOT / "configs" / "digits_lt" / "default.yaml")
-    stand_in(tmp_path / "digits_lt-s0", default)
+    first = stand_in(tmp_path / "digits_lt-s0", default)
     broken = stand_in(tmp_path / "digits_lt-s0-2", default)
     (broken.path / "recipe.yaml").write_text(text)
     assert main(["eval", "--run", str(broken.path)]) == 2
     assert f"error: {broken.path / 'recipe.yaml'} is damaged: " in capsys.readouterr().err
-    assert main(["train", "--runs", str(tmp_path), "--resume"]) == 0
-    assert f"{tmp_path / 'digits_lt-s0'} is finished already" in capsys.readouterr().out
+    assert main(["train", "--runs", str(tmp_path), "--resume"]) == 2  # it may be what is meant
+    told = capsys.readouterr().err
+    assert "is damaged" in told
+    assert "this may be the run to go on with" in told
+    first.result.unlink()
+    assert to_resume(tmp_path, default).path == first.path
     assert "is damaged" in caplog.text
     assert "passed over" in caplog.text

@@ -233,7 +233,6 @@ def test_mistakes(tmp_path, monkeypatch, forget, entries, message):
         ),
         ("LOSSES", "def f(class_counts): ...", r"must be a class below ms_longtail\.losses\.Loss"),
         ("LOSSES", "class f(Loss):\n    def __init__(self): ...", "loss 'f': must take class_counts"),
-        ("AUGMENT", "class f:\n    level = 'image'", r"of level 'image' it must have a method random\(draws\)"),
         ("AUGMENT", "class f: ...", "must have an attribute `level`, one of 'whole', 'image', 'batch'"),
     ],
 )
@@ -292,6 +291,19 @@ def test_a_mistake_in_it_ends_the_command_with_status_2(tmp_path):
     assert done.returncode == 2
     assert "imports.0 = " in done.stderr
     assert "RuntimeError: not yet" in done.stderr
+
+
+@pytest.mark.parametrize(("body", "fault"), [("pass", "needs a method random"), ("self.random = np.zeros_like", None)])
+def test_an_operation_on_single_images_draws_its_numbers_for_a_batch(tmp_path, capsys, forget, body, fault):
+    head = "import numpy as np\nfrom ms_longtail.registry import AUGMENT\n@AUGMENT.register('mine')\n"
+    (tmp_path / "own.py").write_text(f"{head}class A:\n    level = 'image'\n    def __init__(self): {body}\n")
+    (tmp_path / "own.yaml").write_text(
+        yaml.safe_dump(CONTENT | {"imports": "own.py", "loss": "ce", "augment": ["mine"]})
+    )
+    status = main(["train", "--config", str(tmp_path / "own.yaml"), "--runs", str(tmp_path / "runs"), "--dry-run"])
+    assert status == (2 if fault else 0)
+    if fault:
+        assert f"mine, of level 'image', {fault}" in capsys.readouterr().err
 
 
 FAULTY = """
@@ -369,6 +381,8 @@ def handled():
 def followed():
     try: {}["k"]
     except KeyError: return int("x")
+def given(callback):
+    {}["k"]
 def around():
     try: raise ValueError("mine")
     except ValueError as error: raise error from error
@@ -385,9 +399,9 @@ def absent(): open("/nowhere/list.txt")
         ("none", 2, "ValueError: must be a list, got a map"),
         ("handled", 5, "ValueError: weights: no k"),
         ("followed", 8, "ValueError: invalid literal for int() with base 10: 'x'"),
-        ("around", 10, "ValueError: mine"),
-        ("mute", 14, "Mute"),
-        ("absent", 15, "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/list.txt'"),
+        ("around", 12, "ValueError: mine"),
+        ("mute", 16, "Mute"),
+        ("absent", 17, "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/list.txt'"),
     ],
 )
 def test_the_line_is_that_of_the_error_and_not_of_what_was_dealt_with(tmp_path, forget, capsys, name, line, told):
@@ -434,6 +448,22 @@ def test_an_error_elsewhere_is_none_of_its(forget):
     load(None)
     with pytest.raises(ZeroDivisionError):
         status_of(ZeroDivisionError("a fault of the package"), None)
+
+
+def test_a_fault_of_the_package_is_not_laid_to_code_that_it_has_dealt_with(tmp_path, forget):
+    (tmp_path / "own.py").write_text(ERRORS)
+    load(str(tmp_path / "own.py"))
+    module = next(module for name, module in sys.modules.items() if name.startswith("ms_longtail_import_"))
+
+    def package():
+        try:
+            module.given(None)
+        except KeyError:
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        package()
+    assert explain(caught.value) is None
 
 
 def test_a_gallery_names_the_recipe_whose_code_fails(tmp_path, capsys, forget):

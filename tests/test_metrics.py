@@ -284,6 +284,8 @@ def test_what_the_pictures_show(drawn):
     assert points == {"many (1)": [[200, 90]], "medium (1)": [[50, 40]], "few (1)": [[5, 20]]}
     plots.accuracy_by_class("together", [0.5, 0.5, 0.9, 0.5], np.array([9, 9, 80, 8]), ("a", "b", "c", "d"))
     assert [text.get_text() for text in drawn["together"].axes[0].texts] == ["a, b", "c", "d"]
+    plots.accuracy_by_class("crowd", [1.0] * 5, np.full(5, 7), tuple("abcde"))
+    assert [text.get_text() for text in drawn["crowd"].axes[0].texts] == ["a, b, c + 2"]
 
 
 def test_learning_curves_show_the_epochs_that_were_watched(drawn):

@@ -264,6 +264,26 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one(tmp_path)
     assert (tmp_path / ".damaged-last.ckpt").read_bytes() == b"half of one"
 
 
+def test_a_disk_that_fails_says_nothing_of_the_file(tmp_path, monkeypatch):
+    from mindspore import nn
+
+    from ms_longtail.training import checkpoints
+
+    for draw in (1, 2):
+        checkpoints.write_last(tmp_path, nn.Dense(2, 2), checkpoints.Position(draw=draw), keep=2)
+
+    def failing(*_, **__):
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError as error:
+            raise ValueError("Failed to read the checkpoint file") from error
+
+    monkeypatch.setattr(checkpoints.ms, "load_checkpoint", failing)
+    with pytest.raises(OSError, match="Too many open files"):
+        checkpoints.newest(tmp_path, set_aside=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.ckpt", "last.ckpt"]
+
+
 def test_the_best_epoch_is_kept_with_the_note_of_it(tmp_path):
     """Or a resume from an older checkpoint would name another epoch than the one whose weights best.ckpt holds."""
     from ms_longtail.training import checkpoints

@@ -99,7 +99,8 @@ def accuracy_by_class(path: Path, per_class: list[float | None], counts: np.ndar
         middle = np.sqrt(float(counts.min()) * counts.max())
         for place, there in places.items():
             side = {"ha": "left", "xytext": (4, 4)} if place[0] <= middle else {"ha": "right", "xytext": (-4, 4)}
-            axis.annotate(", ".join(there), place, textcoords="offset points", fontsize=8, **side)
+            more = f" + {len(there) - 3}" if len(there) > 3 else ""
+            axis.annotate(", ".join(there[:3]) + more, place, textcoords="offset points", fontsize=8, **side)
     axis.set_xscale("log")
     _plain_numbers(axis.xaxis)
     axis.set_xlabel("training images of the class (logarithmic)")

@@ -41,10 +41,6 @@ def fault_of(registry: Registry, name: str, component: Callable) -> str | None:
         return f"must be a class below {base.__module__.rsplit('.', 1)[0]}.{base.__name__}"
     if registry is AUGMENT and getattr(component, "level", None) not in LEVELS:
         return f"must have an attribute `level`, one of {', '.join(map(repr, LEVELS))}"
-    if registry is AUGMENT and component.level == "image" and not callable(getattr(component, "random", None)):
-        return (
-            "of level 'image' it must have a method random(draws), a row of numbers per image: augment/crop.py has some"
-        )
     try:
         taken = inspect.signature(component).parameters
         for kind, (other, _) in SUPPLIED.items():

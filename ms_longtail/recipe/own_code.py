@@ -37,11 +37,12 @@ def explain(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first; what was dealt with before it (`from None`) is no cause."""
-    chain, link = [], error
+    """The error and what it was raised from, outermost first. What was being dealt with when it came up did not cause it."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
     while link is not None and all(link is not other for other in chain):
         chain.append(link)
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__
     return chain
 
 

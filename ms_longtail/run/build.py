@@ -145,6 +145,10 @@ def build_augment(
         component = AUGMENT.get(part.name)
         accepted = inspect.signature(component).parameters
         op = component(**{k: v for k, v in supplied.items() if k in accepted}, **part.settings)
+        if op.level == "image" and not callable(getattr(op, "random", None)):
+            raise ValueError(
+                f"{part.name}, of level 'image', needs a method random(draws) that gives a row of numbers per image"
+            )
         ops[op.level].append(op)
     if not ops["image"] and not has_size(train, recipe.data.size):
         ops["image"] = [CentreCrop(size=recipe.data.size)]

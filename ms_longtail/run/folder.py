@@ -111,7 +111,8 @@ class RunFolder:
             raise UserError(f"{self.path} is not a run folder: cannot read {path} ({error.strerror})") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
-        if not (isinstance(plain, dict) and {"data", "model", "stages"} <= set(plain)):
+        kinds = {"data": dict, "model": dict, "stages": list}
+        if not (isinstance(plain, dict) and all(isinstance(plain.get(key), kind) for key, kind in kinds.items())):
             raise UserError(f"{path} is damaged: it does not hold a whole recipe")
         plain = {"best_by": BEST_BEFORE} | plain
         return plain | {"imports": located(plain["imports"], self.path)} if "imports" in plain else plain
@@ -202,19 +203,27 @@ def runs_of(parent: Path, recipe: Recipe) -> list[RunFolder]:
 
 def to_resume(parent: Path, recipe: Recipe) -> RunFolder | None:
     """The newest unfinished run of this very recipe; else its newest finished one; else the newest of its name."""
-    existing, same = [], []
+    existing, same, unreadable = [], [], []
     for run in runs_of(parent, recipe):
         if not run.begun:
             continue
         try:
             plain = run.plain_recipe()
         except UserError as error:
-            log.warning("%s; passed over", error)
+            unreadable.append(str(error))
             continue
         existing.append(run)
         if not differences(essence(plain), essence(recipe.plain)):
             same.append(run)
     unfinished = [run for run in same if not run.finished]
+    if unreadable and not unfinished:
+        raise UserError(
+            "\n".join(
+                [*unreadable, "this may be the run to go on with: mend it, move it away, or name a run, --resume RUN"]
+            )
+        )
+    for line in unreadable:
+        log.warning("%s; passed over", line)
     return next((runs[-1] for runs in (unfinished, same, existing) if runs), None)
 
 

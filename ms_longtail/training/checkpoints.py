@@ -82,7 +82,7 @@ def write_last(folder: Path, cell: nn.Cell, position: Position, keep: int) -> No
 
 
 def read(path: Path) -> tuple[dict, Position]:
-    """(name -> parameter, position); a damaged or foreign file raises ValueError with one line."""
+    """(name -> parameter, position); a damaged or foreign file raises ValueError with one line, a failing disk OSError."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
@@ -92,6 +92,11 @@ def read(path: Path) -> tuple[dict, Position]:
     except KeyError as error:
         raise ValueError(f"{path} holds no state of a run") from error
     except Exception as error:  # the reader raises many kinds for damaged files
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, OSError):  # says nothing of the file, which may be whole
+                raise link from None
+            link = link.__cause__ or link.__context__
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from error
 
 
