@@ -367,8 +367,8 @@ def test_an_error_in_it_is_told_with_its_line(tmp_path, capsys, forget, settings
     assert message in told.splitlines()[-2]
     assert "Traceback" not in told.splitlines()[-2]
     assert told.endswith("--debug prints all calls that led there.\n")
-    if "loss" in settings:
-        with pytest.raises((IndexError, RuntimeError, ValueError)):
+    if settings == {"loss": "unbuilt"}:  # before MindSpore computes; an error in its PyNative mode would leave traces
+        with pytest.raises(IndexError):
             main([*words, "--debug"])
         runtime.start("cpu")  # graph mode again
 

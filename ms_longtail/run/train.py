@@ -272,10 +272,9 @@ class Run:
             line[part] = self._short(getattr(self.data.splits, part))
             if part == "validation":
                 how = {"by": self.recipe.best_by, "evaluations": self.recipe.early_stopping, "main": self.machine.main}
-                noted, by = position.best, self.recipe.best_by
                 ends = keep_best(line, position, self.step, self.plan, self.folder, **how)
-                # What is kept of an epoch, and the note of it, go together: a resume must not find one without the other.
-                kept = position.best is not noted or position.stage_best == line[part][by]
+                # The weights of an epoch and the note of it go together: no resume may find one without the other.
+                kept = position.best["epoch"] == line["epoch"] or position.stage_best == line[part][how["by"]]
                 if ends and not last_epoch:
                     last_epoch, position.epoch = True, stage.stage.epochs  # where a stage stands that is done
                     self.console.say(f"stage {stage.number + 1} {stage.stage.name}: ended early, see early_stopping")
