@@ -8,7 +8,7 @@ here = Path(__file__).parent
 compiled = Extension(
     "ms_longtail.kernels._compiled",
     ["ms_longtail/kernels/convolution.cpp", "ms_longtail/kernels/batch_norm.cpp"],
-    depends=["ms_longtail/kernels/pool.h"],
+    depends=[f"ms_longtail/kernels/{name}.h" for name in ("onednn", "pool", "vectors")],
     language="c++",
     optional=True,
     extra_compile_args=["-std=c++17", "-O2", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"],

@@ -338,7 +338,8 @@ def call(shape, outputs, kernel):
     shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
     each = (ctypes.c_void_p * 4)(*(ctypes.addressof(s) for s in shapes))
     types = (ctypes.c_char_p * 4)(*(str(a.dtype).encode() for a in arrays))
-    assert extension.opened().ConvForward(4, pointers, None, each, types, None, None) == 0
+    axes = (ctypes.c_int * 4)(*(a.ndim for a in arrays))
+    assert extension.opened().ConvForward(4, pointers, axes, each, types, None, None) == 0
     return y
 
 
@@ -381,7 +382,8 @@ def test_what_is_no_float32_is_refused_before_it_is_read(capfd):
     a = np.ones(1, np.float16)
     types = (ctypes.c_char_p * 4)(b"float16", b"float16", b"int64", b"float16")
     pointers = (ctypes.c_void_p * 4)(*[a.ctypes.data] * 4)
-    assert extension.opened().ConvForward(4, pointers, None, pointers, types, None, None) == 1
+    axes = (ctypes.c_int * 4)(1, 1, 1, 1)
+    assert extension.opened().ConvForward(4, pointers, axes, pointers, types, None, None) == 1
     assert "float32 expected, got float16" in capfd.readouterr().err
 
 

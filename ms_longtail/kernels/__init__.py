@@ -3,6 +3,7 @@
 from .batch_norm import batch_norm
 from .conv2d import Conv2d
 from .extension import BUILD, UNBUILT, reason
+from .layout import leave, matched
 from .operator import known
 
-__all__ = ["BUILD", "UNBUILT", "Conv2d", "batch_norm", "known", "reason"]
+__all__ = ["BUILD", "UNBUILT", "Conv2d", "batch_norm", "known", "leave", "matched", "reason"]

@@ -6,6 +6,7 @@ import functools
 
 from mindspore import ops
 
+from .layout import plain
 from .operator import Operator
 
 
@@ -19,16 +20,17 @@ def batch_norm(relu: bool, residual: bool) -> Operator:
     the new moving mean and variance (unbiased, as MindSpore has it), which the caller assigns. It is differentiable in x,
     gamma, beta and the residual, through z alone.
 
-    Shapes: x, residual, z (N, C, H, W); all others (C,). float32 only.
+    Shapes: x, residual, z (N, C, H, W) or all (N, C / L, H, W, L), see `layout`; all others (C,). float32 only.
     """
     name = "Norm" + "Add" * residual + "Relu" * relu
 
     def shape(x, *others):
-        if len(x) != 4 or any(tuple(other) != tuple(x[1:2]) for other in others[:4]):
+        channels = plain(x)[1:2]
+        if len(plain(x)) != 4 or any(tuple(other) != channels for other in others[:4]):
             raise ValueError(f"x must have the shape (N, {others[0][0]}, H, W), got {tuple(x)}")
         if residual and tuple(others[5]) != tuple(x):
             raise ValueError(f"the residual must have the shape of x, {tuple(x)}, got {tuple(others[5])}")
-        return x, x[1:2], x[1:2], x[1:2], x[1:2]
+        return x, channels, channels, channels, channels
 
     def back_shape(dz, x, gamma, *others):
         return (x, gamma, gamma, x) if residual else (x, gamma, gamma)

@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from . import layout
 from .extension import opened, reason
 from .operator import Operator, known
 
@@ -27,16 +28,21 @@ class Conv2d(nn.Conv2d):
     (or 16). There is no second-order gradient.
     `models.layers.conv` takes it where it can serve; elsewhere the constructor raises RuntimeError with the reason.
 
+    Args:
+        blocked: in training, give the result in blocks of channels (see `kernels.layout`) where the processor has such a
+            layout and they fit; what takes it must know it. No reordering is left between two convolutions then. x may come in
+            blocks whatever this says.
+
     Raises ValueError when x has not four axes, other channels than the weight, or no place for the kernel.
 
-    Shapes: x (N, C, H, W) -> (N, O, OH, OW), as in `nn.Conv2d`.
+    Shapes: x (N, C, H, W) or (N, C / L, H, W, L) -> (N, O, OH, OW), as in `nn.Conv2d`, or (N, O / L, OH, OW, L).
 
     >>> import numpy as np
     >>> Conv2d(3, 8, 3, stride=2, pad_mode="pad", padding=1)(Tensor(np.ones((4, 3, 32, 32), np.float32))).shape
     (4, 8, 16, 16)
     """
 
-    def __init__(self, *arguments, **keywords):
+    def __init__(self, *arguments, blocked: bool = False, **keywords):
         super().__init__(*arguments, **keywords)
         if why := reason():
             raise RuntimeError(f"the compiled convolution cannot serve: {why}; use nn.Conv2d")
@@ -44,7 +50,9 @@ class Conv2d(nn.Conv2d):
         padding = (padding,) * 4 if isinstance(padding, int) else padding
         geometry = self.numbers = (*self.stride, *self.dilation, *padding, self.group)
         self.geometry = Tensor(np.array(geometry, np.int64))
-        self.fast = _forward(geometry)
+        # L of the result in training; at inference the plain layout serves, as it does for MindSpore's own normalisation.
+        self.lanes = layout.lanes() if blocked and self.out_channels % layout.lanes() == 0 else 1
+        self.fast, self.fast_blocked = _forward(geometry, 1), _forward(geometry, self.lanes)
         self.add_flags(fp16=False, bf16=False)  # `to_float` sets them; the graph parser wants them there from the start
 
     def add_flags(self, **flags):
@@ -56,12 +64,18 @@ class Conv2d(nn.Conv2d):
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
         half = self.fp16 or self.bf16
         single = not half and x.dtype == ms.float32 and self.weight.dtype == ms.float32
-        if single and known(x.shape) and _accepted(x.shape, self.weight.shape, self.numbers):
-            output = self.fast(x, self.weight, self.geometry)
+        size = self.lanes if self.training else 1
+        if single and known(x.shape) and _accepted(x.shape, self.weight.shape, self.numbers, size):
+            fast = self.fast_blocked if self.training else self.fast
+            output = fast(x, self.weight, self.geometry)
         else:
-            output = self.conv2d(x, self.weight)
+            output = self.conv2d(layout.leave(x), self.weight)
         if self.has_bias:
-            output = self.bias_add(output, self.bias)
+            output = (
+                output + self.bias.reshape(1, -1, 1, 1, self.lanes)
+                if output.ndim == 5
+                else self.bias_add(output, self.bias)
+            )
         return output
 
 
@@ -72,19 +86,20 @@ def _say_half() -> None:
 
 
 @ms.constexpr
-def _accepted(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...]) -> bool:
+def _accepted(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...], size: int) -> bool:
     """Whether the compiled operator serves these shapes; known when a graph is compiled."""
-    return not _refusal(x, weight, geometry)
+    return not _refusal(x, weight, geometry, size)
 
 
 @functools.lru_cache(4096)
-def _refusal(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...]) -> str:
+def _refusal(x: tuple[int, ...], weight: tuple[int, ...], geometry: tuple[int, ...], size: int) -> str:
     """'' or why oneDNN does not take the convolution, logged once. Shapes that fit nobody are told where they are inferred."""
-    if len(x) != 4 or x[0] == 0 or x[1] != weight[1] * geometry[8]:
+    whole = layout.plain(x)
+    if len(whole) != 4 or x[0] == 0 or whole[1] != weight[1] * geometry[8]:
         return ""
-    size = result_shape(x, weight, geometry)
-    arrays = [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (x, weight, size, geometry)]
-    refused = opened().mslt_accepts(*arrays) if min(size) > 0 else None
+    y = layout.blocked(result_shape(whole, weight, geometry), size)
+    arrays = [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (x, weight, y, geometry)]
+    refused = opened().mslt_accepts(arrays[0], len(x), *arrays[1:3], len(y), arrays[3]) if min(y) > 0 else None
     if not refused:
         return ""
     log.warning("convolution of %s by %s by MindSpore's own kernels: %s", x, weight, refused.decode())
@@ -107,17 +122,18 @@ def result_shape(x, weight, geometry) -> tuple[int, int, int, int]:
 
 
 @functools.cache
-def _forward(geometry: tuple[int, ...]):
-    """The operator for one stride, dilation, padding and number of groups, with its gradient."""
+def _forward(geometry: tuple[int, ...], size: int):
+    """The operator for one stride, dilation, padding, number of groups and layout of the result, with its gradient."""
     groups = geometry[8]
 
     def shape(x, weight, _):
-        if len(x) != 4 or x[1] != weight[1] * groups:
+        whole = layout.plain(x)
+        if len(whole) != 4 or whole[1] != weight[1] * groups:
             raise ValueError(f"x must have the shape (N, {weight[1] * groups}, H, W), got {tuple(x)}")
-        result = result_shape(x, weight, geometry)
+        result = result_shape(whole, weight, geometry)
         if min(result[2:]) < 1:
             raise ValueError(f"x of shape {tuple(x)} leaves nothing for a kernel of {tuple(weight[2:])}")
-        return result
+        return layout.blocked(result, size)
 
     data, weights = _data(), _weights()
 
@@ -128,7 +144,7 @@ def _forward(geometry: tuple[int, ...]):
 
     operator = Operator("ConvForward", shape, bprop)
     # Graph mode keeps inferred shapes by name and attributes: without this, two strides would be taken for one operator.
-    operator.add_prim_attr("geometry", geometry)
+    operator.add_prim_attr("geometry", (*geometry, size))
     return operator
 
 

@@ -2,10 +2,10 @@
 //
 // MindSpore hands that library plain NCHW descriptors, for which it has matrix products or a reference loop only. Here it
 // is asked which layouts it likes best ("format any"), tensors are reordered on the way in and out, and the work is spread
-// over a thread pool of our own. The wheel has no oneDNN headers, so the few functions of its C interface that are needed
-// are declared here, and only the release that they were checked against is accepted.
+// over a thread pool of our own.
 //
-// Tensors are float32 and contiguous: x (N, C, H, W), weight (O, C/groups, KH, KW), y (N, O, OH, OW).
+// Tensors are float32 and contiguous: x (N, C, H, W), weight (O, C/groups, KH, KW), y (N, O, OH, OW). An activation may
+// instead come or be wanted in blocks of L channels, x (N, C/L, H, W, L), which the library calls nChw8c or nChw16c.
 // geometry is int64: stride h, w; dilation h, w (1 = dense); padding top, bottom, left, right, or -1 for "same"; groups.
 
 #include <dlfcn.h>
@@ -23,154 +23,18 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "onednn.h"
 #include "pool.h"
 
 namespace {
 
-// ---------------------------------------------------------------------------------------------- oneDNN's C interface
-
-using Dims = int64_t[12];
-using Handle = void *;  // engines, streams, descriptors, primitives and memories are all opaque pointers
-struct Version { int major, minor, patch; const char *hash; unsigned cpu_runtime, gpu_runtime; };
-struct Argument { int name; Handle memory; };
-
-enum : int {
-  kCpu = 1, kFloat32 = 3, kFormatAny = 1, kForward = 64, kDirect = 1, kScratchByCaller = 1,
-  kQuerySrc = 129, kQueryDiffSrc, kQueryWeights, kQueryDiffWeights, kQueryDst, kQueryDiffDst, kQueryScratch = 136,
-  kSrc = 1, kDst = 17, kWeights = 33, kScratch = 80, kDiffSrc = 129, kDiffDst = 145, kDiffWeights = 161,
-};
-constexpr unsigned kThreadPoolRuntime = 8;
-
-#define FUNCTIONS(F)                                                                                                    \
-  F(engine_create, int (*)(Handle *, int, size_t))                                                                      \
-  F(threadpool_interop_stream_create, int (*)(Handle *, Handle, void *))                                                \
-  F(threadpool_interop_set_max_concurrency, int (*)(int))                                                               \
-  F(threadpool_interop_get_max_concurrency, int (*)(int *))                                                             \
-  F(primitive_attr_create, int (*)(Handle *))                                                                           \
-  F(primitive_attr_set_scratchpad_mode, int (*)(Handle, int))                                                           \
-  F(primitive_attr_set_deterministic, int (*)(Handle, int))                                                             \
-  F(memory_desc_create_with_tag, int (*)(Handle *, int, const int64_t *, int, int))                                     \
-  F(memory_desc_create_with_strides, int (*)(Handle *, int, const int64_t *, int, const int64_t *))                     \
-  F(memory_desc_destroy, int (*)(Handle))                                                                               \
-  F(memory_desc_equal, int (*)(Handle, Handle))                                                                         \
-  F(memory_desc_get_size, size_t (*)(Handle))                                                                           \
-  F(memory_create, int (*)(Handle *, Handle, Handle, void *))                                                           \
-  F(memory_set_data_handle, int (*)(Handle, void *))                                                                    \
-  F(memory_destroy, int (*)(Handle))                                                                                    \
-  F(convolution_forward_primitive_desc_create,                                                                          \
-    int (*)(Handle *, Handle, int, int, Handle, Handle, Handle, Handle, const int64_t *, const int64_t *,               \
-            const int64_t *, const int64_t *, Handle))                                                                  \
-  F(convolution_backward_data_primitive_desc_create,                                                                    \
-    int (*)(Handle *, Handle, int, Handle, Handle, Handle, const int64_t *, const int64_t *, const int64_t *,           \
-            const int64_t *, Handle, Handle))                                                                           \
-  F(convolution_backward_weights_primitive_desc_create,                                                                 \
-    int (*)(Handle *, Handle, int, Handle, Handle, Handle, Handle, const int64_t *, const int64_t *, const int64_t *,   \
-            const int64_t *, Handle, Handle))                                                                           \
-  F(reorder_primitive_desc_create, int (*)(Handle *, Handle, Handle, Handle, Handle, Handle))                           \
-  F(primitive_desc_query_md, Handle (*)(Handle, int, int))                                                              \
-  F(primitive_desc_destroy, int (*)(Handle))                                                                            \
-  F(primitive_create, int (*)(Handle *, Handle))                                                                        \
-  F(primitive_execute, int (*)(Handle, Handle, int, const Argument *))                                                  \
-  F(primitive_destroy, int (*)(Handle))
-
-struct Library {
-#define MEMBER(name, type) std::add_pointer_t<std::remove_pointer_t<type>> name = nullptr;
-  FUNCTIONS(MEMBER)
-#undef MEMBER
-} lib;
-
-void check(int status, const char *what) {
-  if (status != 0) throw std::runtime_error(std::string("oneDNN refuses ") + what + ", status " + std::to_string(status));
-}
-
-// --------------------------------------------------------------------------------------------------- one convolution
-
-struct State {
-  Handle engine = nullptr, stream = nullptr, attributes = nullptr;
-  int parts = 1;
-  char *scratch = nullptr;
-  size_t scratch_bytes = 0;
-} *state = nullptr;
-std::string failure;
-
-using Owned = std::unique_ptr<void, int (*)(Handle)>;
-Owned own(Handle handle, int (*destroy)(Handle)) { return Owned(handle, destroy); }
-
-Owned plain(const int64_t *dims, int ndims) {
-  Dims strides;
-  int64_t step = 1;
-  for (int i = ndims; i-- > 0; step *= dims[i]) strides[i] = step;
-  Handle desc;
-  check(lib.memory_desc_create_with_strides(&desc, ndims, dims, kFloat32, strides), "a tensor");
-  return own(desc, lib.memory_desc_destroy);
-}
-
-Owned any(const int64_t *dims, int ndims) {
-  Handle desc;
-  check(lib.memory_desc_create_with_tag(&desc, ndims, dims, kFloat32, kFormatAny), "a tensor");
-  return own(desc, lib.memory_desc_destroy);
-}
-
-Owned memory(Handle desc) {
-  Handle result;
-  check(lib.memory_create(&result, desc, state->engine, nullptr), "memory");
-  return own(result, lib.memory_destroy);
-}
-
-Owned primitive(Handle desc) {
-  Handle result;
-  check(lib.primitive_create(&result, desc), "a primitive");
-  return own(result, lib.primitive_destroy);
-}
-
-size_t aligned(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
-
-// A tensor of MindSpore's and the same in the library's layout; the two are one where the library likes the plain layout.
-struct Tensor {
-  Owned outside, inside, reorder;
-  size_t bytes = 0;  // of scratch memory
-
-  Tensor(const int64_t *dims, int ndims, Handle liked, bool input)
-      : outside(nullptr, nullptr), inside(nullptr, nullptr), reorder(nullptr, nullptr) {
-    Owned desc = plain(dims, ndims);
-    outside = memory(desc.get());
-    if (lib.memory_desc_equal(desc.get(), liked)) return;
-    inside = memory(liked);
-    bytes = aligned(lib.memory_desc_get_size(liked));
-    Handle from = input ? desc.get() : liked, to = input ? liked : desc.get(), made;
-    check(lib.reorder_primitive_desc_create(&made, from, state->engine, to, state->engine, state->attributes), "a reorder");
-    Owned reorder_desc = own(made, lib.primitive_desc_destroy);
-    scratch_desc_bytes = aligned(lib.memory_desc_get_size(lib.primitive_desc_query_md(made, kQueryScratch, 0)));
-    scratch = memory(lib.primitive_desc_query_md(made, kQueryScratch, 0));
-    reorder = primitive(made);
-  }
-
-  Owned scratch{nullptr, nullptr};
-  size_t scratch_desc_bytes = 0;
-
-  void place(void *data, char *&free) {
-    check(lib.memory_set_data_handle(outside.get(), data), "memory");
-    if (!inside) return;
-    check(lib.memory_set_data_handle(inside.get(), free), "memory");
-    free += bytes;
-  }
-  Handle used() const { return inside ? inside.get() : outside.get(); }
-
-  void copy(bool in, char *free) {
-    if (!reorder) return;
-    check(lib.memory_set_data_handle(scratch.get(), free), "memory");
-    const Argument arguments[] = {
-        {kSrc, in ? outside.get() : inside.get()}, {kDst, in ? inside.get() : outside.get()}, {kScratch, scratch.get()}};
-    check(lib.primitive_execute(reorder.get(), state->stream, 3, arguments), "to reorder");
-  }
-};
-
 enum Kind : int64_t { kForwardKind, kDataKind, kWeightsKind };
-using Key = std::vector<int64_t>;  // kind, shapes of x, weight and y, geometry
+using Key = std::vector<int64_t>;  // kind, shapes of x, weight and y, geometry, lanes of x and y
 
 struct Names { int first, second, result, query_first, query_second, query_result; };
 constexpr Names kNames[] = {
@@ -183,7 +47,7 @@ class Convolution {
  public:
   explicit Convolution(const Key &key) : kind_(Kind(key[0])) {
     const int64_t *x = &key[1], *w = &key[5], *y = &key[9], *g = &key[13];
-    const int64_t groups = g[8];
+    const int64_t groups = g[8], x_lanes = key[22], y_lanes = key[23];
     int64_t weights[5] = {groups, w[0] / groups, w[1], w[2], w[3]};  // as the library counts them where there are groups
     const int64_t *wd = groups > 1 ? weights : w;
     const int wn = groups > 1 ? 5 : 4;
@@ -218,8 +82,10 @@ class Convolution {
     const int64_t *dims[] = {kind_ == kDataKind ? y : x, kind_ == kWeightsKind ? y : wd,
                              kind_ == kForwardKind ? y : kind_ == kDataKind ? x : wd};
     const int ndims[] = {4, kind_ == kWeightsKind ? 4 : wn, kind_ == kWeightsKind ? wn : 4};
+    const int64_t lanes[] = {kind_ == kDataKind ? y_lanes : x_lanes, kind_ == kWeightsKind ? y_lanes : 1,
+                             kind_ == kForwardKind ? y_lanes : kind_ == kDataKind ? x_lanes : 1};
     const int queries[] = {names.query_first, names.query_second, names.query_result};
-    for (int i = 0; i < 3; ++i) tensors_.emplace_back(dims[i], ndims[i], layout(queries[i]), i < 2);
+    for (int i = 0; i < 3; ++i) tensors_.emplace_back(held(dims[i], ndims[i], lanes[i]), layout(queries[i]), i < 2);
     scratch_ = memory(layout(kQueryScratch));
     size_t last = aligned(lib.memory_desc_get_size(layout(kQueryScratch)));
     for (const Tensor &tensor : tensors_) last = std::max(last, tensor.scratch_desc_bytes);
@@ -229,6 +95,8 @@ class Convolution {
   }
 
   size_t bytes() const { return bytes_; }
+  // Whether the library likes both activations as they are held.
+  bool liked() const { return !tensors_[0].reorder && !tensors_[kind_ == kWeightsKind ? 1 : 2].reorder; }
 
   void run(void *first, void *second, void *result, char *free) {
     void *data[] = {first, second, result};
@@ -276,42 +144,63 @@ Convolution &find(const Key &key) {
   return recent.front().second;
 }
 
-Key key_of(Kind kind, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry) {
+// (N, C, H, W) and the number of lanes of a shape that MindSpore tells.
+struct Activation {
+  int64_t dims[4], lanes;
+  Activation(const int64_t *shape, int ndims) : dims{shape[0], shape[1], shape[2], shape[3]}, lanes(ndims == 5 ? shape[4] : 1) {
+    dims[1] *= lanes;
+  }
+};
+
+Key key_of(Kind kind, const Activation &x, const int64_t *w, const Activation &y, const int64_t *geometry) {
   Key key{kind};
-  for (const int64_t *shape : {x, w, y}) key.insert(key.end(), shape, shape + 4);
+  for (const int64_t *shape : {x.dims, w, y.dims}) key.insert(key.end(), shape, shape + 4);
   key.insert(key.end(), geometry, geometry + 9);
+  key.insert(key.end(), {x.lanes, y.lanes});
   return key;
 }
 
-// The types that MindSpore passes are those after its own casts; an operator that got halves would read past their end.
-int run(Kind kind, const char **types, int count, const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry, void *first, void *second,
-        void *result) {
+// Scratch memory of at least so many bytes, for whoever has the turn.
+char *scratch(size_t bytes) {
+  if (bytes > state->scratch_bytes) {
+    std::free(state->scratch);
+    state->scratch_bytes = 0;
+    state->scratch = static_cast<char *>(std::aligned_alloc(4096, bytes));
+    if (!state->scratch) throw std::bad_alloc();
+    state->scratch_bytes = bytes;
+  }
+  return state->scratch;
+}
+
+// What an operator does, with its errors as MindSpore wants them. The types that MindSpore passes are those after its own
+// casts; an operator that got halves would read past their end.
+template <class Work>
+int guarded(const char **types, int count, const Work &work) {
   try {
     if (!state) throw std::runtime_error("mslt_open was not called");
     for (int i = 0; i < count; ++i) {
       const char *wanted = i == 2 ? "int64" : "float32";
       if (std::strcmp(types[i], wanted)) throw std::runtime_error(std::string(wanted) + " expected, got " + types[i]);
     }
-    if (x[0] == 0) {  // no image: only the weights' gradient has a value
-      if (kind == kWeightsKind) std::memset(result, 0, size_t(w[0] * w[1] * w[2] * w[3]) * sizeof(float));
-      return 0;
-    }
-    const Key key = key_of(kind, x, w, y, geometry);
     std::lock_guard<std::mutex> guard(pool_turn);  // the scratch memory is shared, too
-    Convolution &convolution = find(key);
-    if (convolution.bytes() > state->scratch_bytes) {
-      std::free(state->scratch);
-      state->scratch_bytes = 0;
-      state->scratch = static_cast<char *>(std::aligned_alloc(4096, convolution.bytes()));
-      if (!state->scratch) throw std::bad_alloc();
-      state->scratch_bytes = convolution.bytes();
-    }
-    convolution.run(first, second, result, state->scratch);
+    work();
     return 0;
   } catch (const std::exception &error) {
     std::fprintf(stderr, "ms_longtail convolution: %s\n", error.what());
     return 1;
   }
+}
+
+int run(Kind kind, const char **types, int count, const Activation &x, const int64_t *w, const Activation &y,
+        const void *geometry, void *first, void *second, void *result) {
+  return guarded(types, count, [&] {
+    if (x.dims[0] == 0) {  // no image: only the weights' gradient has a value
+      if (kind == kWeightsKind) std::memset(result, 0, size_t(w[0] * w[1] * w[2] * w[3]) * sizeof(float));
+      return;
+    }
+    Convolution &convolution = find(key_of(kind, x, w, y, static_cast<const int64_t *>(geometry)));
+    convolution.run(first, second, result, scratch(convolution.bytes()));
+  });
 }
 
 // A second instance of the library, from a copy in memory: its limit on instructions is a setting of the whole library.
@@ -387,12 +276,14 @@ EXPORT const char *mslt_open(const char *path, int threads, int parts) {
 }
 
 // Whether the library takes this convolution and both its gradients: null, else why not. What it takes is kept for use.
-EXPORT const char *mslt_accepts(const int64_t *x, const int64_t *w, const int64_t *y, const int64_t *geometry) {
+EXPORT const char *mslt_accepts(const int64_t *x, int x_axes, const int64_t *w, const int64_t *y, int y_axes, const int64_t *geometry) {
   static thread_local std::string why;
   try {
     if (!state) throw std::runtime_error("mslt_open was not called");
     std::lock_guard<std::mutex> guard(pool_turn);
-    for (Kind kind : {kForwardKind, kDataKind, kWeightsKind}) find(key_of(kind, x, w, y, geometry));
+    for (Kind kind : {kForwardKind, kDataKind, kWeightsKind}) {
+      find(key_of(kind, Activation(x, x_axes), w, Activation(y, y_axes), geometry));
+    }
   } catch (const std::exception &error) {
     why = error.what();
     return why.c_str();
@@ -400,18 +291,45 @@ EXPORT const char *mslt_accepts(const int64_t *x, const int64_t *w, const int64_
   return nullptr;
 }
 
+// The number of channels in a block of the layout that the library likes for an everyday convolution and both its
+// gradients on this processor; 1 where that is none of ours.
+EXPORT int mslt_lanes() {
+  try {
+    std::lock_guard<std::mutex> guard(pool_turn);
+    for (int64_t lanes : {16, 8}) {
+      const int64_t shape[] = {16, 32 / lanes, 16, 16, lanes}, weight[] = {32, 32, 3, 3}, geometry[] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+      const Activation x(shape, 5);
+      bool liked = true;
+      for (Kind kind : {kForwardKind, kDataKind, kWeightsKind}) liked = liked && find(key_of(kind, x, weight, x, geometry)).liked();
+      if (liked) return int(lanes);
+    }
+  } catch (const std::exception &) {  // then the plain layout serves
+  }
+  return 1;
+}
+
 // Convolutions kept, and bytes of scratch memory.
 EXPORT int64_t mslt_kept() { return int64_t(recent.size()); }
 EXPORT int64_t mslt_scratch() { return state ? int64_t(state->scratch_bytes) : 0; }
 
 // The operators, in the form that mindspore.ops.Custom calls: inputs, then the output.
-#define ARGUMENTS int count, void **p, int *, int64_t **s, const char **types, void *, void *
+#define ARGUMENTS int count, void **p, int *n, int64_t **s, const char **types, void *, void *
 EXPORT int ConvForward(ARGUMENTS) {  // x, weight, geometry -> y
-  return run(kForwardKind, types, count, s[0], s[1], s[3], static_cast<int64_t *>(p[2]), p[0], p[1], p[3]);
+  return run(kForwardKind, types, count, {s[0], n[0]}, s[1], {s[3], n[3]}, p[2], p[0], p[1], p[3]);
 }
 EXPORT int ConvData(ARGUMENTS) {  // dy, weight, geometry, x -> dx
-  return run(kDataKind, types, count, s[4], s[1], s[0], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+  return run(kDataKind, types, count, {s[4], n[4]}, s[1], {s[0], n[0]}, p[2], p[0], p[1], p[4]);
 }
 EXPORT int ConvWeights(ARGUMENTS) {  // x, dy, geometry, weight -> dw
-  return run(kWeightsKind, types, count, s[0], s[4], s[1], static_cast<int64_t *>(p[2]), p[0], p[1], p[4]);
+  return run(kWeightsKind, types, count, {s[0], n[0]}, s[4], {s[1], n[1]}, p[2], p[0], p[1], p[4]);
+}
+EXPORT int Reorder(ARGUMENTS) {  // x -> the same numbers in plain layout or in blocks
+  return guarded(types, count, [&] {
+    const Activation from(s[0], n[0]), to(s[1], n[1]);
+    if (!std::equal(from.dims, from.dims + 4, to.dims)) throw std::runtime_error("shapes do not fit");
+    if (from.dims[0] == 0) return;
+    Owned wanted = held(to.dims, 4, to.lanes);
+    Tensor tensor(held(from.dims, 4, from.lanes), wanted.get(), true);
+    tensor.pass(p[0], p[1], scratch(tensor.scratch_desc_bytes));
+  });
 }

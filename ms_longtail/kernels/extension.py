@@ -35,6 +35,7 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         library.mslt_open.restype = ctypes.c_char_p
         library.mslt_open.argtypes = ctypes.c_char_p, ctypes.c_int, ctypes.c_int
         library.mslt_accepts.restype = ctypes.c_char_p
+        library.mslt_lanes.restype = ctypes.c_int
         library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
         refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads(), runtime.convolution_parts())
     except (OSError, AttributeError) as error:  # built for another system, or a file of the same name

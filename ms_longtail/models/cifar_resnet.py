@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import Init, blended, conv, initialise
+from .layers import Init, blended, conv, initialise, leave
 from .norm import Norm
 
 
@@ -29,6 +29,7 @@ class BasicBlock(nn.Cell):
         # A 1x1 average pool with stride 2 is the slice [::2, ::2], and its gradient runs in both modes.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride) if stride != 1 else nn.Identity()
         self.padding = (outputs - inputs) // 2
+        self.changes = stride != 1 or self.padding > 0
 
     @property
     def closing_norm(self) -> Norm:
@@ -36,7 +37,7 @@ class BasicBlock(nn.Cell):
 
     def construct(self, x):
         y = self.conv2(self.bn1(self.conv1(x)))
-        x = self.subsample(x)
+        x = self.subsample(leave(x) if self.changes else x)
         if self.padding:
             side = ops.zeros((x.shape[0], self.padding, x.shape[2], x.shape[3]), x.dtype)
             x = ops.cat((side, x, side), axis=1)  # as many zero channels before as behind
@@ -69,6 +70,10 @@ class CifarResNet(nn.Cell):
             if branches > 1:
                 raise ValueError(f"a network has {experts} experts or {branches} branches, not both")
             widths = narrowed(32, expert_width), narrowed(64, expert_width)
+            if widths[0] < 16:
+                raise ValueError(
+                    f"expert_width {expert_width}: {widths[0]} channels behind 16; a shortcut only adds, so at least 0.5"
+                )
             self.layer2, self.layer3 = nn.Identity(), nn.Identity()
             self.branches = ExpertLayers(partial(self._late, *widths, blocks), experts)
             self.out_channels = widths[1] * experts
@@ -91,7 +96,7 @@ class CifarResNet(nn.Cell):
         return nn.SequentialCell([build() for build in self._blocks(inputs, outputs, stride, count)])
 
     def construct(self, x, point=None, partner=None, blend=None):
-        x = self.branches(self.trunk(x, point, partner, blend))  # (B, D, 8, 8)
+        x = leave(self.branches(self.trunk(x, point, partner, blend)))  # (B, D, 8, 8)
         return blended(x, partner, blend) if point == "layer3" else x
 
     def trunk(self, x, point=None, partner=None, blend=None):

@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 from .branches import Branches
 from .dropout import Dropout
 from .heads import Head, build_head
-from .layers import blended
+from .layers import blended, leave
 
 
 class Classifier(nn.Cell):
@@ -86,7 +86,7 @@ class Classifier(nn.Cell):
         """The pooled features of one of two branches, (B, D / 2)."""
         x = self.backbone.trunk(self.normalised(images))
         x = self.backbone.branches.rebalancing(x) if rebalancing else self.backbone.branches.conventional(x)
-        return x.astype(mstype.float32).mean(axis=(2, 3))
+        return leave(x).astype(mstype.float32).mean(axis=(2, 3))
 
     def normalised(self, images):
         return (images.astype(mstype.float32) - self.mean) * self.inverse_std

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .. import kernels
-from ..kernels import known
+from ..kernels import known, leave, matched
 
 
 class Norm(nn.BatchNorm2d):
@@ -21,7 +21,8 @@ class Norm(nn.BatchNorm2d):
         channels: C.
         relu: let z = max(y, 0) follow.
 
-    Shapes: x, residual (N, C, H, W) -> (N, C, H, W).
+    Shapes: x, residual (N, C, H, W) -> (N, C, H, W). With x in blocks of channels (see `kernels.layout`) the result is, too; only
+    where MindSpore's own operator serves it is not.
 
     >>> import numpy as np
     >>> x = Tensor(np.ones((4, 8, 2, 2), np.float32))
@@ -45,12 +46,13 @@ class Norm(nn.BatchNorm2d):
         single = not (self.fp16 or self.bf16) and x.dtype == ms.float32
         if self.fused and batch and single and known(x.shape):
             return self._in_one(x, residual)
+        x = leave(x)
         if batch:
             y = self.bn_train(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
         else:
             y = self.bn_infer(x, self.gamma, self.beta, self.moving_mean, self.moving_variance)[0]
         if residual is not None:
-            y = y + residual
+            y = y + leave(residual)
         return ops.relu(y) if self.relu else y
 
     def _in_one(self, x, residual):
@@ -58,6 +60,7 @@ class Norm(nn.BatchNorm2d):
         if residual is None:
             z, _, _, mean, variance = self.alone(x, self.gamma, self.beta, *old, self.settings)
         else:
+            residual = matched(residual, x)
             z, _, _, mean, variance = self.with_residual(x, self.gamma, self.beta, *old, self.settings, residual)
         ops.assign(self.moving_mean, mean)
         ops.assign(self.moving_variance, variance)

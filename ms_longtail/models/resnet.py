@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import Init, blended, conv, initialise
+from .layers import Init, blended, conv, initialise, leave
 from .norm import Norm
 
 
@@ -131,12 +131,12 @@ class ResNet(nn.Cell):
             self.out_channels = 512 * block.expansion * branches
 
     def construct(self, x, point=None, partner=None, blend=None):
-        x = self.branches(self.trunk(x, point, partner, blend))  # (B, D, H/32, W/32)
+        x = leave(self.branches(self.trunk(x, point, partner, blend)))  # (B, D, H/32, W/32)
         return blended(x, partner, blend) if point == "layer4" else x
 
     def trunk(self, x, point=None, partner=None, blend=None):
         """All but the branches or experts: the whole network where there is one."""
-        x = self.pool(self.bn1(self.conv1(x)))  # (B, 64, H/4, W/4)
+        x = self.pool(leave(self.bn1(self.conv1(x))))  # (B, 64, H/4, W/4)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
         x = self.layer2(x)

@@ -1,0 +1,58 @@
+"""Activations in blocks of channels, as oneDNN's convolutions like them, between the layers that know both layouts.
+
+An activation (N, C, H, W) then is a tensor (N, C / L, H, W, L), L = 8 or 16 by the processor: element [n, g, h, w, l] is channel
+g L + l. Its five axes say it to whoever takes it, and nobody can take it for the plain one.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from .extension import opened
+from .operator import Operator
+
+SIZES = 8, 16
+
+
+@functools.cache
+def lanes() -> int:
+    """L of this processor; 1 where oneDNN likes none of the two layouts. Only where `extension.reason()` is empty."""
+    return opened().mslt_lanes()
+
+
+def plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, C, H, W) of an activation of either layout; another shape stays."""
+    blocks = len(shape) == 5 and shape[4] in SIZES
+    return (shape[0], shape[1] * shape[4], *shape[2:4]) if blocks else tuple(shape)
+
+
+def blocked(shape: tuple[int, int, int, int], size: int) -> tuple[int, ...]:
+    """(N, C / size, H, W, size) of (N, C, H, W); size 1 is the plain layout."""
+    return tuple(shape) if size == 1 else (shape[0], shape[1] // size, *shape[2:], size)
+
+
+@functools.cache
+def _reorder(size: int) -> Operator:
+    """x of any layout in blocks of `size` channels, 1 for none; the other layout's operator is the gradient."""
+
+    def shape(x):
+        return blocked(plain(x), size)
+
+    def bprop(x, out, dout):
+        return (matched(dout, x),)
+
+    operator = Operator("Reorder", shape, bprop)
+    operator.add_prim_attr("lanes", size)
+    return operator
+
+
+def leave(x):
+    """An activation of either layout in the plain one, (N, C, H, W): for all but convolution, `Norm` and what goes row by row."""
+    return _reorder(1)(x) if x.ndim == 5 else x
+
+
+def matched(x, like):
+    """x, an activation of either layout, in that of `like`."""
+    if x.ndim == like.ndim:
+        return x
+    return leave(x) if like.ndim == 4 else _reorder(like.shape[4])(x)
