@@ -175,6 +175,8 @@ def test_what_is_refused():
         }
         with pytest.raises(RecipeError, match=[*bad][-1]):
             recipes.from_map(content)
+    with pytest.raises(ValueError, match=r"expert_width 0.3: 10 channels behind 16"):
+        MODELS.get("resnet8_cifar")(num_classes=C, experts=2, expert_width=0.3)
     with pytest.raises(ValueError, match="several"):
         Experts(MODELS.get("resnet8_cifar")(num_classes=C), LOSSES.get("ce")())
     for bad in ({"diversity": -0.1}, {"temperature": 0.0}, {"distill_weight": -1.0}, {"distill_temperature": 0.0}):
