@@ -7,8 +7,8 @@ here = Path(__file__).parent
 # Loaded by MindSpore and ctypes, so no Python headers. Without a compiler MindSpore's own convolution serves.
 compiled = Extension(
     "ms_longtail.kernels._compiled",
-    ["ms_longtail/kernels/convolution.cpp", "ms_longtail/kernels/batch_norm.cpp"],
-    depends=[f"ms_longtail/kernels/{name}.h" for name in ("onednn", "pool", "vectors")],
+    [f"ms_longtail/kernels/{name}.cpp" for name in ("convolution", "batch_norm", "max_pool")],
+    depends=[f"ms_longtail/kernels/{name}.h" for name in ("onednn", "operator", "pool", "vectors")],
     language="c++",
     optional=True,
     extra_compile_args=["-std=c++17", "-O2", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden"],

@@ -14,7 +14,7 @@ from test_norm import reference as normalisation
 from test_norm import run as run_norm
 
 from ms_longtail import runtime
-from ms_longtail.kernels import Conv2d, conv2d, extension, layout, leave, matched
+from ms_longtail.kernels import Conv2d, MaxPool2d, conv2d, extension, layout, leave, matched
 from ms_longtail.models import CifarResNet, ResNet
 from ms_longtail.models.freezing import freeze
 from ms_longtail.models.layers import blended, conv, initialise
@@ -299,3 +299,54 @@ def test_blocks_behind_a_convolution_that_onednn_refuses(mode, eight, monkeypatc
 def test_five_axes_that_are_no_blocks_are_named(mode):
     with pytest.raises(Exception, match=r"x must have the shape \(N, 3, H, W\)"):
         Conv2d(3, 4, 3)(Tensor(np.ones((2, 1, 8, 8, 3), np.float32))).asnumpy()
+
+
+def windows_maximum(x, dz, kernel, stride, padding):
+    """z and dx in float64, a window at a time; the first of equal numbers has the gradient."""
+    n, c, height, width = x.shape
+    wide = np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2), constant_values=-np.inf)
+    z, dwide = np.zeros(dz.shape), np.zeros_like(wide)
+    for i in range(dz.shape[2]):
+        for j in range(dz.shape[3]):
+            rows, columns = slice(i * stride, i * stride + kernel), slice(j * stride, j * stride + kernel)
+            window = wide[:, :, rows, columns].reshape(n, c, -1)
+            first = window.argmax(axis=2)  # NumPy's is the first, too
+            z[:, :, i, j] = window.max(axis=2)
+            one = np.eye(kernel * kernel)[first].reshape(n, c, kernel, kernel)
+            dwide[:, :, rows, columns] += one * dz[:, :, i, j, None, None]
+    return z, dwide[:, :, padding : padding + height, padding : padding + width]
+
+
+@pytest.mark.parametrize("size", [1, 8, 16])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "pixels"),
+    [(3, 2, 1, (12, 13)), (2, 2, 0, (7, 6)), (3, 1, 1, (5, 4)), (5, 3, 2, (3, 9))],
+)
+def test_the_maximum_over_windows(mode, size, kernel, stride, padding, pixels):
+    rng = np.random.default_rng(kernel)
+    x = np.maximum(rng.integers(-3, 4, (5, 32, *pixels)), 0).astype(np.float64)  # many equal numbers
+    sizes = [(pixel + 2 * padding - kernel) // stride + 1 for pixel in pixels]
+    dz = rng.standard_normal((5, 32, *sizes))
+    z, dx = windows_maximum(x, dz, kernel, stride, padding)
+    cell, weights = MaxPool2d(kernel, stride, padding), Tensor(to_blocks(dz, size), ms.float32)
+
+    def loss(x):
+        y = cell(x)
+        return (y * weights).sum(), y
+
+    (_, actual), gradient = ops.value_and_grad(loss, 0, None, has_aux=True)(Tensor(to_blocks(x, size), ms.float32))
+    np.testing.assert_array_equal(from_blocks(actual.asnumpy()), z)
+    assert_close(from_blocks(gradient.asnumpy()), dx)
+
+
+def test_the_maximum_does_not_hide_what_is_not_a_number():
+    x = np.ones((1, 1, 5, 5, 8), np.float32)
+    x[0, 0, 2, 2, 3] = np.nan
+    z = MaxPool2d(3, 2, 1)(Tensor(x)).asnumpy()
+    assert np.isnan(z[..., 3]).sum() == 1
+    assert not np.isnan(np.delete(z, 3, axis=4)).any()
+
+
+def test_five_axes_that_are_no_blocks_have_no_maximum(mode):
+    with pytest.raises(Exception, match="x must have the shape"):
+        MaxPool2d(3, 2, 1)(Tensor(np.ones((2, 1, 8, 8, 3), np.float32))).asnumpy()

@@ -11,14 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
-#include <exception>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
-#include "pool.h"
+#include "operator.h"
 #include "vectors.h"
 
 namespace {
@@ -280,30 +275,16 @@ Layout checked(const int64_t *const *shapes, const int *ndims, int inputs, const
   if ((lanes != 1 && lanes != 8 && lanes != 16) || ndims[2] != 1 || shapes[2][0] != channels || (inputs == 7 && !same(6))) {
     throw std::runtime_error("shapes do not fit");
   }
-  if (!pool) throw std::runtime_error("mslt_open was not called");
-  for (int i = 0; i < inputs; ++i) {
-    if (std::strcmp(types[i], "float32")) throw std::runtime_error(std::string("float32 expected, got ") + types[i]);
-  }
+  for (int i = 0; i < inputs; ++i) expect("float32", types[i]);
   const Layout at{shape[0], shape[1], shape[2] * shape[3], int(lanes)};
   if (at.images * at.groups * at.row() == 0) throw std::runtime_error("no values to normalise");
   return at;
 }
 
-template <class Work>
-int guarded(const Work &work) {
-  try {
-    work();
-    return 0;
-  } catch (const std::exception &error) {
-    std::fprintf(stderr, "ms_longtail batch normalisation: %s\n", error.what());
-    return 1;
-  }
-}
-
 enum { kX, kGamma, kBeta, kMovingMean, kMovingVariance, kSettings, kResidual };
 
 int run_forward(const int *ndims, int64_t **shapes, const char **types, float **p, bool relu, bool residual) {
-  return guarded([&] {
+  return guarded("batch normalisation", [&] {
     const int inputs = residual ? 7 : 6;
     const Layout at = checked(shapes, ndims, inputs, types);
     float **out = p + inputs;  // z, mean, scale = 1 / sqrt(var + eps), new moving mean, new moving variance
@@ -334,7 +315,7 @@ int run_forward(const int *ndims, int64_t **shapes, const char **types, float **
 
 // dz, x, gamma, beta, mean, scale[, z] -> dx, dgamma, dbeta[, dresidual]
 int run_backward(const int *ndims, int64_t **shapes, const char **types, float **p, bool relu, bool residual) {
-  return guarded([&] {
+  return guarded("batch normalisation", [&] {
     const int inputs = residual ? 7 : 6;
     const Layout at = checked(shapes, ndims, inputs, types);
     float **out = p + inputs;
@@ -373,14 +354,14 @@ int run_backward(const int *ndims, int64_t **shapes, const char **types, float *
 
 }  // namespace
 
-// The operators, in the form that mindspore.ops.Custom calls: inputs, then outputs.
-#define EXPORT extern "C" __attribute__((visibility("default")))
-#define OPERATOR(name, relu, residual)                                                                                   \
-  EXPORT int name##Forward(int, void **p, int *ndims, int64_t **s, const char **types, void *, void *) {                 \
-    return run_forward(ndims, s, types, reinterpret_cast<float **>(p), relu, residual);                                  \
-  }                                                                                                                      \
-  EXPORT int name##Backward(int, void **p, int *ndims, int64_t **s, const char **types, void *, void *) {                \
-    return run_backward(ndims, s, types, reinterpret_cast<float **>(p), relu, residual);                                 \
+#define OPERATOR(name, relu, residual)                                              \
+  EXPORT int name##Forward(ARGUMENTS) {                                              \
+    (void)count;                                                                     \
+    return run_forward(n, s, types, reinterpret_cast<float **>(p), relu, residual);  \
+  }                                                                                  \
+  EXPORT int name##Backward(ARGUMENTS) {                                             \
+    (void)count;                                                                     \
+    return run_backward(n, s, types, reinterpret_cast<float **>(p), relu, residual); \
   }
 OPERATOR(Norm, false, false)
 OPERATOR(NormRelu, true, false)

@@ -29,7 +29,7 @@
 #include <vector>
 
 #include "onednn.h"
-#include "pool.h"
+#include "operator.h"
 
 namespace {
 
@@ -172,28 +172,19 @@ char *scratch(size_t bytes) {
   return state->scratch;
 }
 
-// What an operator does, with its errors as MindSpore wants them. The types that MindSpore passes are those after its own
-// casts; an operator that got halves would read past their end.
+// An operator's work: the third of its tensors, if it has one, is the geometry.
 template <class Work>
-int guarded(const char **types, int count, const Work &work) {
-  try {
-    if (!state) throw std::runtime_error("mslt_open was not called");
-    for (int i = 0; i < count; ++i) {
-      const char *wanted = i == 2 ? "int64" : "float32";
-      if (std::strcmp(types[i], wanted)) throw std::runtime_error(std::string(wanted) + " expected, got " + types[i]);
-    }
+int with_turn(const char **types, int count, const Work &work) {
+  return guarded("convolution", [&] {
+    for (int i = 0; i < count; ++i) expect(i == 2 ? "int64" : "float32", types[i]);
     std::lock_guard<std::mutex> guard(pool_turn);  // the scratch memory is shared, too
     work();
-    return 0;
-  } catch (const std::exception &error) {
-    std::fprintf(stderr, "ms_longtail convolution: %s\n", error.what());
-    return 1;
-  }
+  });
 }
 
 int run(Kind kind, const char **types, int count, const Activation &x, const int64_t *w, const Activation &y,
         const void *geometry, void *first, void *second, void *result) {
-  return guarded(types, count, [&] {
+  return with_turn(types, count, [&] {
     if (x.dims[0] == 0) {  // no image: only the weights' gradient has a value
       if (kind == kWeightsKind) std::memset(result, 0, size_t(w[0] * w[1] * w[2] * w[3]) * sizeof(float));
       return;
@@ -227,8 +218,6 @@ void *private_copy(const char *path) {
 }
 
 }  // namespace
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Open the oneDNN in the file at `path`; work is cut in `parts` that `threads` threads take. Null on success, else why
 // not, in one line.
@@ -312,8 +301,6 @@ EXPORT int mslt_lanes() {
 EXPORT int64_t mslt_kept() { return int64_t(recent.size()); }
 EXPORT int64_t mslt_scratch() { return state ? int64_t(state->scratch_bytes) : 0; }
 
-// The operators, in the form that mindspore.ops.Custom calls: inputs, then the output.
-#define ARGUMENTS int count, void **p, int *n, int64_t **s, const char **types, void *, void *
 EXPORT int ConvForward(ARGUMENTS) {  // x, weight, geometry -> y
   return run(kForwardKind, types, count, {s[0], n[0]}, s[1], {s[3], n[3]}, p[2], p[0], p[1], p[3]);
 }
@@ -324,7 +311,7 @@ EXPORT int ConvWeights(ARGUMENTS) {  // x, dy, geometry, weight -> dw
   return run(kWeightsKind, types, count, {s[0], n[0]}, s[4], {s[1], n[1]}, p[2], p[0], p[1], p[4]);
 }
 EXPORT int Reorder(ARGUMENTS) {  // x -> the same numbers in plain layout or in blocks
-  return guarded(types, count, [&] {
+  return with_turn(types, count, [&] {
     const Activation from(s[0], n[0]), to(s[1], n[1]);
     if (!std::equal(from.dims, from.dims + 4, to.dims)) throw std::runtime_error("shapes do not fit");
     if (from.dims[0] == 0) return;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import ops
 
-from .extension import compiled
+from .extension import compiled, opened
 
 
 @ms.constexpr(check=False)  # it is there for what is no constant
@@ -21,6 +21,7 @@ class Operator(ops.Custom):
     """
 
     def __init__(self, name: str, shape, bprop=None, outputs: int = 1):
+        opened()
         kind = ms.float32 if outputs == 1 else (ms.float32,) * outputs
         super().__init__(f"{compiled()}:{name}", shape, kind, func_type="aot", bprop=bprop)
 

@@ -8,6 +8,7 @@
 #define CLONES
 #endif
 #define INLINE __attribute__((always_inline)) inline
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 namespace {
 
@@ -20,17 +21,18 @@ struct V { Half low, high; };
 INLINE V operator+(V a, V b) { return {a.low + b.low, a.high + b.high}; }
 INLINE V operator-(V a, V b) { return {a.low - b.low, a.high - b.high}; }
 INLINE V operator*(V a, V b) { return {a.low * b.low, a.high * b.high}; }
-INLINE V load(const float *p) {
-  return {*reinterpret_cast<const Half *>(p), *reinterpret_cast<const Half *>(p + kWidth / 2)};
-}
+INLINE Half half(const float *p) { return *reinterpret_cast<const Half *>(p); }
+INLINE void put(float *p, Half v) { *reinterpret_cast<Half *>(p) = v; }
+INLINE V load(const float *p) { return {half(p), half(p + kWidth / 2)}; }
 INLINE void store(float *p, V v) {
-  *reinterpret_cast<Half *>(p) = v.low;
-  *reinterpret_cast<Half *>(p + kWidth / 2) = v.high;
+  put(p, v.low);
+  put(p + kWidth / 2, v.high);
 }
 
 // Not-a-number stays what it is.
 INLINE float rectified(float v) { return v < 0 ? 0 : v; }
 INLINE Half rectified(Half v) { return v < 0 ? Half{} : v; }
+INLINE Half larger(Half a, Half b) { return (b > a) | (b != b) ? b : a; }
 INLINE V rectified(V v) { return {rectified(v.low), rectified(v.high)}; }
 // g where y is above 0, else 0.
 INLINE float where_positive(float y, float g) { return y > 0 ? g : 0; }

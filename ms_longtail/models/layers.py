@@ -9,21 +9,29 @@ from typing import Literal
 import numpy as np
 from mindspore import nn, ops
 
-from ..kernels import Conv2d, leave, reason
+from ..kernels import Conv2d, MaxPool2d, leave, reason
 from ..parameters import assign
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Cell:
     """Convolution without bias, padded so that stride 1 keeps the size. Every backbone takes its convolutions here.
 
-    On a CPU its result in training is in blocks of channels (see `kernels.layout`). Another convolution, `Norm`, `blended` and
-    joining along the channels take it as it is; before anything else, and at the end of a backbone, `leave` makes it (B, C, H, W).
+    On a CPU its result in training is in blocks of channels (see `kernels.layout`). Another convolution, `Norm`, `max_pool`,
+    `blended` and joining along the channels take it as it is; before anything else, and at the end of a backbone, `leave`
+    makes it (B, C, H, W).
     """
     cell = nn.Conv2d if reason() else partial(Conv2d, blocked=True)
     return cell(inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False)
 
 
-__all__ = ["Init", "blended", "conv", "initialise", "leave", "of_length_one"]
+__all__ = ["Init", "blended", "conv", "initialise", "leave", "max_pool", "of_length_one"]
+
+
+def max_pool(kernel: int, stride: int, padding: int) -> nn.Cell:
+    """The maximum over windows, inside the image."""
+    if reason():
+        return nn.MaxPool2d(kernel_size=kernel, stride=stride, pad_mode="pad", padding=padding)
+    return MaxPool2d(kernel, stride, padding)
 
 
 def blended(x, partner, blend):

@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import Init, blended, conv, initialise, leave
+from .layers import Init, blended, conv, initialise, leave, max_pool
 from .norm import Norm
 
 
@@ -113,7 +113,7 @@ class ResNet(nn.Cell):
         if experts > 1 and branches > 1:
             raise ValueError(f"a network has {experts} experts or {branches} branches, not both")
         self.conv1, self.bn1 = conv(3, 64, 7, 2), Norm(64, relu=True)
-        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="pad", padding=1)
+        self.pool = max_pool(3, stride=2, padding=1)
         shape = {"groups": groups, "base_width": base_width}
         self.layer1 = layer(block, 64, 64, 1, blocks[0], **shape)
         self.layer2 = layer(block, 64 * block.expansion, 128, 2, blocks[1], **shape)
@@ -136,7 +136,7 @@ class ResNet(nn.Cell):
 
     def trunk(self, x, point=None, partner=None, blend=None):
         """All but the branches or experts: the whole network where there is one."""
-        x = self.pool(leave(self.bn1(self.conv1(x))))  # (B, 64, H/4, W/4)
+        x = self.pool(self.bn1(self.conv1(x)))  # (B, 64, H/4, W/4)
         x = self.layer1(x)
         x = blended(x, partner, blend) if point == "layer1" else x
         x = self.layer2(x)
