@@ -17,7 +17,9 @@ from mindspore import Tensor, nn, ops
 
 from ms_longtail import doctor, runtime
 from ms_longtail.kernels import UNBUILT, Conv2d, conv2d, extension
-from ms_longtail.models.layers import conv
+from ms_longtail.models import ResNet
+from ms_longtail.models.layers import conv, initialise
+from ms_longtail.models.resnet import BasicBlock
 
 built = pytest.mark.skipif(extension.compiled() is None, reason="the extension was not built: no C++ compiler")
 
@@ -490,6 +492,20 @@ def test_shapes_that_are_not_known_when_the_graph_is_compiled(sizes):
     for batch in (2, 5):
         x = Tensor(np.random.default_rng(batch).standard_normal((batch, 3, 16, 16)), ms.float32)
         assert_close(a(x), b(x))
+
+
+@pytest.mark.parametrize("sizes", [(None, 3, 64, 64), (None, 3, None, None)])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_network_whose_shapes_are_not_known(sizes, train):
+    """With the extension and without: no operator of ours is in such a graph."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    network = ResNet(BasicBlock, (1, 1, 1, 1))
+    initialise(network, seed=1)
+    network.set_train(train)
+    x = Tensor(np.random.default_rng(0).standard_normal((4, 3, 64, 64)), ms.float32)
+    expected = network(x).asnumpy()
+    network.set_inputs(Tensor(shape=list(sizes), dtype=ms.float32))
+    assert_close(network(x).asnumpy(), expected, factor=30 * np.abs(expected).max())
 
 
 def test_threads_follow_the_variable_and_the_workers_share_the_processors(monkeypatch):

@@ -155,7 +155,7 @@ INLINE void add_to(double *total, V v) {
 
 template <bool kRelu, bool kResidual>
 INLINE void add_up(const Backward &b, const Part &part, const Constants &k, Sums *sums) {
-  constexpr int kHeld = 256;  // additions in single precision, or those of one row; then double takes over
+  constexpr int kHeld = 256;  // additions in single precision, less than twice as many; then double takes over
   const V mean = load(k.mean), slope = load(k.slope), beta = load(k.beta);
   double plains[kWidth] = {}, products[kWidth] = {};
   V plain = {}, product = {};
@@ -239,7 +239,8 @@ CLONES void apply(const Backward &b, const Part &part, const Constants &k) {
 // A group that fits into a processor's cache is one part, and goes through all three before the next.
 template <class Partial, class Measure, class Settle, class Apply>
 void for_all(const Layout &at, const Measure &measure, const Settle &settle, const Apply &apply) {
-  constexpr int64_t kPart = 65536, kSmall = 16384;  // numbers: at most in a part; too few to be worth a thread's waking
+  constexpr int64_t kPart = 65536;   // numbers in a part: less than twice as many, but an image is never cut
+  constexpr int64_t kSmall = 16384;  // too few to be worth a thread's waking
   const int64_t cuts = std::clamp<int64_t>(at.images * at.row() / kPart, 1, at.images), count = cuts * at.groups;
   std::vector<Partial> partial(count * at.lanes);
   const auto spread = [&](const auto &work) {

@@ -33,7 +33,7 @@ class Conv2d(nn.Conv2d):
             layout and they fit; what takes it must know it. No reordering is left between two convolutions then. x may come in
             blocks whatever this says.
 
-    Raises ValueError when x has not four axes, other channels than the weight, or no place for the kernel.
+    Raises ValueError when x is no activation of either layout, has other channels than the weight, or no place for the kernel.
 
     Shapes: x (N, C, H, W) or (N, C / L, H, W, L) -> (N, O, OH, OW), as in `nn.Conv2d`, or (N, O / L, OH, OW, L).
 

@@ -176,6 +176,7 @@ char *scratch(size_t bytes) {
 template <class Work>
 int with_turn(const char **types, int count, const Work &work) {
   return guarded("convolution", [&] {
+    if (!state) throw std::runtime_error("mslt_open was not called");
     for (int i = 0; i < count; ++i) expect(i == 2 ? "int64" : "float32", types[i]);
     std::lock_guard<std::mutex> guard(pool_turn);  // the scratch memory is shared, too
     work();
@@ -283,16 +284,16 @@ EXPORT const char *mslt_accepts(const int64_t *x, int x_axes, const int64_t *w, 
 // The number of channels in a block of the layout that the library likes for an everyday convolution and both its
 // gradients on this processor; 1 where that is none of ours.
 EXPORT int mslt_lanes() {
-  try {
-    std::lock_guard<std::mutex> guard(pool_turn);
-    for (int64_t lanes : {16, 8}) {
+  std::lock_guard<std::mutex> guard(pool_turn);
+  for (int64_t lanes : {16, 8}) {
+    try {
       const int64_t shape[] = {16, 32 / lanes, 16, 16, lanes}, weight[] = {32, 32, 3, 3}, geometry[] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
       const Activation x(shape, 5);
       bool liked = true;
       for (Kind kind : {kForwardKind, kDataKind, kWeightsKind}) liked = liked && find(key_of(kind, x, weight, x, geometry)).liked();
       if (liked) return int(lanes);
+    } catch (const std::exception &) {  // then another layout serves
     }
-  } catch (const std::exception &) {  // then the plain layout serves
   }
   return 1;
 }

@@ -1,7 +1,9 @@
 """Activations in blocks of channels, as oneDNN's convolutions like them, between the layers that know both layouts.
 
 An activation (N, C, H, W) then is a tensor (N, C / L, H, W, L), L = 8 or 16 by the processor: element [n, g, h, w, l] is channel
-g L + l. Its five axes say it to whoever takes it, and nobody can take it for the plain one.
+g L + l. Its five axes say it to whoever takes it. Adding, blending and whatever else goes number by number or image by image need
+not know; what goes by axes (a mean, a factor a channel, a flattening) must `leave` first. A graph that is compiled for shapes that
+are not known has no such activation.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from .extension import opened
-from .operator import Operator
+from .operator import Operator, known
 
 SIZES = 8, 16
 
@@ -46,13 +48,20 @@ def _reorder(size: int) -> Operator:
     return operator
 
 
+def in_blocks(x) -> bool:
+    """Whether x has five axes. Where its shape is not known it has not, or the operators would be in every such graph."""
+    return known(x.shape) and x.ndim == 5
+
+
 def leave(x):
-    """An activation of either layout in the plain one, (N, C, H, W): for all but convolution, `Norm` and what goes row by row."""
-    return _reorder(1)(x) if x.ndim == 5 else x
+    """An activation of either layout in the plain one, (N, C, H, W)."""
+    return _reorder(1)(x) if in_blocks(x) else x
 
 
 def matched(x, like):
     """x, an activation of either layout, in that of `like`."""
-    if x.ndim == like.ndim:
-        return x
-    return leave(x) if like.ndim == 4 else _reorder(like.shape[4])(x)
+    if in_blocks(x) and not in_blocks(like):
+        return leave(x)
+    if in_blocks(like) and not in_blocks(x):
+        return _reorder(like.shape[4])(x)
+    return x

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .extension import reason
-from .layout import SIZES
+from .layout import SIZES, in_blocks
 from .operator import Operator
 
 
@@ -20,7 +20,7 @@ class MaxPool2d(nn.MaxPool2d):
     The gradient goes to the first of equal numbers. float32 only in blocks.
 
     Args:
-        kernel, stride, padding: of both axes; padding is less than the kernel.
+        kernel, stride, padding: of both axes; padding is at most half the kernel.
 
     Shapes: x (N, C, H, W) or (N, C / L, H, W, L) -> z (N, C, OH, OW) or (N, C / L, OH, OW, L) with
     OH = (H + 2 padding - kernel) // stride + 1.
@@ -33,12 +33,14 @@ class MaxPool2d(nn.MaxPool2d):
     def __init__(self, kernel: int, stride: int, padding: int = 0):
         if why := reason():
             raise RuntimeError(f"the compiled maximum cannot serve: {why}; use nn.MaxPool2d")
+        if padding > kernel // 2:
+            raise ValueError(f"padding = {padding} is more than half of a window of {kernel}")
         super().__init__(kernel_size=kernel, stride=stride, pad_mode="pad", padding=padding)
         self.settings = Tensor(np.array([kernel, stride, padding], np.int64))
         self.blocks = _forward(kernel, stride, padding)
 
     def construct(self, x):
-        if x.ndim == 5:
+        if in_blocks(x):
             return self.blocks(x, self.settings)
         return super().construct(x)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mindspore import nn, ops
+from mindspore import nn
+
+from .layers import joined
 
 Block = Callable[[], nn.Cell]
 
@@ -34,7 +36,7 @@ class Branches(nn.Cell):
         self.rebalancing = build()
 
     def construct(self, x):
-        return ops.cat((self.conventional(x), self.rebalancing(x)), axis=1)
+        return joined((self.conventional(x), self.rebalancing(x)))
 
 
 def with_branches(blocks: list[Block], branches: int) -> tuple[nn.Cell, nn.Cell]:

@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import Init, blended, conv, initialise, leave
+from .layers import Init, blended, blocked_conv, initialise, leave
 from .norm import Norm
 
 
@@ -22,9 +22,9 @@ class BasicBlock(nn.Cell):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.conv1 = conv(inputs, outputs, 3, stride)
+        self.conv1 = blocked_conv(inputs, outputs, 3, stride)
         self.bn1 = Norm(outputs, relu=True)
-        self.conv2 = conv(outputs, outputs, 3)
+        self.conv2 = blocked_conv(outputs, outputs, 3)
         self.bn2 = Norm(outputs, relu=True)
         # A 1x1 average pool with stride 2 is the slice [::2, ::2], and its gradient runs in both modes.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride) if stride != 1 else nn.Identity()
@@ -62,7 +62,7 @@ class CifarResNet(nn.Cell):
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, 32, ...), not {depth}")
         blocks = (depth - 2) // 6
-        self.conv1 = conv(3, 16, 3)
+        self.conv1 = blocked_conv(3, 16, 3)
         self.bn1 = Norm(16, relu=True)
         self.layer1 = self._layer(16, 16, 1, blocks)
         self.points = ("layer1", "layer2", "layer3") if experts == 1 else ("layer1", "layer3")
@@ -72,7 +72,7 @@ class CifarResNet(nn.Cell):
             widths = narrowed(32, expert_width), narrowed(64, expert_width)
             if widths[0] < 16:
                 raise ValueError(
-                    f"expert_width {expert_width}: {widths[0]} channels behind 16; a shortcut only adds, so at least 0.5"
+                    f"expert_width {expert_width}: {widths[0]} channels behind 16; a shortcut only adds channels"
                 )
             self.layer2, self.layer3 = nn.Identity(), nn.Identity()
             self.branches = ExpertLayers(partial(self._late, *widths, blocks), experts)

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from .layers import of_length_one
+from .layers import joined, of_length_one
 
 
 class ExpertLayers(nn.Cell):
@@ -31,7 +31,7 @@ class ExpertLayers(nn.Cell):
         outputs = ()
         for layers in self.each:
             outputs += (layers(x),)
-        return ops.cat(outputs, axis=1)
+        return joined(outputs)
 
 
 class ExpertHeads(nn.Cell):

@@ -9,22 +9,25 @@ from typing import Literal
 import numpy as np
 from mindspore import nn, ops
 
-from ..kernels import Conv2d, MaxPool2d, leave, reason
+from ..kernels import Conv2d, MaxPool2d, leave, matched, reason
 from ..parameters import assign
 
+__all__ = ["Init", "blended", "blocked_conv", "conv", "initialise", "joined", "leave", "max_pool", "of_length_one"]
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1) -> nn.Cell:
-    """Convolution without bias, padded so that stride 1 keeps the size. Every backbone takes its convolutions here.
 
-    On a CPU its result in training is in blocks of channels (see `kernels.layout`). Another convolution, `Norm`, `max_pool`,
-    `blended` and joining along the channels take it as it is; before anything else, and at the end of a backbone, `leave`
-    makes it (B, C, H, W).
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, blocked: bool = False) -> nn.Cell:
+    """Convolution without bias, padded so that stride 1 keeps the size.
+
+    Args:
+        blocked: see `blocked_conv`.
     """
-    cell = nn.Conv2d if reason() else partial(Conv2d, blocked=True)
+    cell = nn.Conv2d if reason() else partial(Conv2d, blocked=blocked)
     return cell(inputs, outputs, kernel, stride, pad_mode="pad", padding=kernel // 2, group=groups, has_bias=False)
 
 
-__all__ = ["Init", "blended", "conv", "initialise", "leave", "max_pool", "of_length_one"]
+# `conv` as the backbones here take it: on a CPU its result in training is in blocks of channels (see `kernels.layout`). Another
+# convolution, `Norm`, `max_pool`, `blended` and `joined` take it as it is; before anything else comes `leave`.
+blocked_conv = partial(conv, blocked=True)
 
 
 def max_pool(kernel: int, stride: int, padding: int) -> nn.Cell:
@@ -32,6 +35,11 @@ def max_pool(kernel: int, stride: int, padding: int) -> nn.Cell:
     if reason():
         return nn.MaxPool2d(kernel_size=kernel, stride=stride, pad_mode="pad", padding=padding)
     return MaxPool2d(kernel, stride, padding)
+
+
+def joined(outputs):
+    """Activations side by side, (N, C_i, H, W) -> (N, sum of C_i, H, W); one at rest may have another layout than the others."""
+    return ops.cat(tuple(matched(x, outputs[0]) for x in outputs), axis=1)
 
 
 def blended(x, partner, blend):

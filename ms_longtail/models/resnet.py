@@ -13,7 +13,7 @@ from .branches import Block, with_branches
 from .classifier import Classifier
 from .experts import ExpertLayers, narrowed
 from .heads import Head
-from .layers import Init, blended, conv, initialise, leave, max_pool
+from .layers import Init, blended, blocked_conv, initialise, leave, max_pool
 from .norm import Norm
 
 
@@ -24,8 +24,8 @@ class BasicBlock(nn.Cell):
 
     def __init__(self, inputs: int, width: int, stride: int, groups: int = 1, base_width: int = 64):
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, width, 3, stride), Norm(width, relu=True)
-        self.conv2, self.bn2 = conv(width, width, 3), Norm(width, relu=True)
+        self.conv1, self.bn1 = blocked_conv(inputs, width, 3, stride), Norm(width, relu=True)
+        self.conv2, self.bn2 = blocked_conv(width, width, 3), Norm(width, relu=True)
         self.shortcut = shortcut(inputs, width, stride)
 
     @property
@@ -46,9 +46,9 @@ class Bottleneck(nn.Cell):
         super().__init__()
         outputs = self.expansion * width
         inner = width * base_width // 64 * groups
-        self.conv1, self.bn1 = conv(inputs, inner, 1), Norm(inner, relu=True)
-        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups=groups), Norm(inner, relu=True)
-        self.conv3, self.bn3 = conv(inner, outputs, 1), Norm(outputs, relu=True)
+        self.conv1, self.bn1 = blocked_conv(inputs, inner, 1), Norm(inner, relu=True)
+        self.conv2, self.bn2 = blocked_conv(inner, inner, 3, stride, groups=groups), Norm(inner, relu=True)
+        self.conv3, self.bn3 = blocked_conv(inner, outputs, 1), Norm(outputs, relu=True)
         self.shortcut = shortcut(inputs, outputs, stride)
 
     @property
@@ -65,7 +65,7 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Cell:
     """Nothing where the shape stays, else a 1x1 convolution with normalisation."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.SequentialCell([conv(inputs, outputs, 1, stride), Norm(outputs)])
+    return nn.SequentialCell([blocked_conv(inputs, outputs, 1, stride), Norm(outputs)])
 
 
 def builders(block: type[nn.Cell], inputs: int, width: int, stride: int, count: int, **shape) -> list[Block]:
@@ -112,7 +112,7 @@ class ResNet(nn.Cell):
         super().__init__()
         if experts > 1 and branches > 1:
             raise ValueError(f"a network has {experts} experts or {branches} branches, not both")
-        self.conv1, self.bn1 = conv(3, 64, 7, 2), Norm(64, relu=True)
+        self.conv1, self.bn1 = blocked_conv(3, 64, 7, 2), Norm(64, relu=True)
         self.pool = max_pool(3, stride=2, padding=1)
         shape = {"groups": groups, "base_width": base_width}
         self.layer1 = layer(block, 64, 64, 1, blocks[0], **shape)
