@@ -6,6 +6,7 @@ import pytest
 from conftest import assert_close
 from mindspore import Tensor, nn, ops
 
+from ms_longtail.kernels import leave
 from ms_longtail.models import Classifier
 from ms_longtail.models.dropout import Dropout
 from ms_longtail.models.precision import set_precision
@@ -126,4 +127,4 @@ def test_zero_gamma_lets_blocks_begin_as_their_shortcuts(mode):
             changed = not np.array_equal(before.asnumpy(), after.asnumpy())
             assert changed == (before.name.endswith("bn2.gamma") and "layer" in before.name), before.name
     block = MODELS.get("resnet18")(num_classes=3, zero_gamma=True).backbone.layer1[1].set_train()
-    assert_close(block(x).asnumpy(), x.asnumpy())
+    assert_close(leave(block(x)).asnumpy(), x.asnumpy())
