@@ -384,8 +384,9 @@ def test_what_is_no_float32_is_refused_before_it_is_read(capfd):
     a = np.ones(1, np.float16)
     types = (ctypes.c_char_p * 4)(b"float16", b"float16", b"int64", b"float16")
     pointers = (ctypes.c_void_p * 4)(*[a.ctypes.data] * 4)
-    axes = (ctypes.c_int * 4)(1, 1, 1, 1)
-    assert extension.opened().ConvForward(4, pointers, axes, pointers, types, None, None) == 1
+    shape, axes = (ctypes.c_int64 * 4)(1, 1, 1, 1), (ctypes.c_int * 4)(4, 4, 1, 4)
+    shapes = (ctypes.c_void_p * 4)(*[ctypes.addressof(shape)] * 4)
+    assert extension.opened().ConvForward(4, pointers, axes, shapes, types, None, None) == 1
     assert "float32 expected, got float16" in capfd.readouterr().err
 
 
