@@ -13,10 +13,10 @@ from .operator import Operator
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """The maximum over windows, with the arguments and the meaning of `nn.MaxPool2d` with pad_mode "pad".
+    """The maximum over windows, with the meaning of `nn.MaxPool2d` with pad_mode "pad".
 
     z[n, c, i, j] = max over a, b < kernel of x[n, c, stride i - padding + a, stride j - padding + b], inside the image.
-    An activation in blocks (see `layout`) stays in blocks, and takes a sixth of the time; another one goes to `nn.MaxPool2d`.
+    An activation in blocks (see `layout`) stays in blocks, at a tenth of the time forward; another one goes to `nn.MaxPool2d`.
     The gradient goes to the first of equal numbers. float32 only in blocks.
 
     Args:
