@@ -94,11 +94,15 @@ def _convolution() -> list[Finding]:
         runtime.start("cpu")
         path = _path()
         speed = convolution_gflops()
+    except runtime.DeviceError as error:
+        return [shown, Finding("convolution", str(error), False, f"unset {runtime.CONVOLUTION_VARIABLE}")]
     except Exception as error:  # the doctor reports, whatever is broken
         return [shown, Finding("convolution", " ".join(str(error).split())[:200], False, "reinstall MindSpore")]
     good = speed >= SLOW_GFLOPS
     advice = ""
-    if not good:
+    if not good and path.found.startswith("compiled"):
+        advice = "something else keeps the processors busy: look again when it has ended"
+    elif not good:
         advice = f"a reference loop is in use: start Python with ONEDNN_MAX_CPU_ISA=AVX2 (now {limit or 'not set'})"
     return [
         shown,
@@ -116,10 +120,13 @@ def _path() -> Finding:
     why, variable = reason(), runtime.CONVOLUTION_VARIABLE
     if not why:
         threads = runtime.convolution_threads()
-        found = f"compiled convolution and batch norm, {threads} threads ({variable}=gemm: MindSpore's own)"
+        found = (
+            f"compiled convolution, batch norm and max pooling, {threads} threads ({variable}=gemm: MindSpore's own)"
+        )
         return Finding("kernels on the CPU", found)
     advice = {UNBUILT: f"for the fast one, {BUILD}", f"{variable}=gemm is set": f"unset {variable} for the fast one"}
-    return Finding("kernels on the CPU", f"MindSpore's own: {why}", True, advice.get(why, ""))
+    mend = f"for the fast one, mend that and run pip install again; MindSpore {PINS['mindspore'][0]} is needed"
+    return Finding("kernels on the CPU", f"MindSpore's own: {why}", True, advice.get(why, mend))
 
 
 def convolution_gflops(batch: int = 64, channels: int = 32, size: int = 32) -> float:

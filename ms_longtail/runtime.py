@@ -50,8 +50,8 @@ def convolution_threads() -> int:
 def convolution_parts() -> int:
     """Parts that the work of one convolution is cut into, which decides the last digits of its sums.
 
-    One for every processor of the machine, not for every thread, so that a run gives the same bits with any number of
-    threads; 16 where there are more processors than threads, since each part keeps sums of its own.
+    One for every processor of the machine, at most 16 (each part keeps sums of its own), whatever the number of threads:
+    so a run gives the same bits with any number of threads up to that. One for every thread where there are more.
     """
     return max(convolution_threads(), min(16, os.cpu_count() or 1))
 

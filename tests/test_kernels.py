@@ -329,20 +329,48 @@ def test_another_onednn_is_refused(tmp_path, version, told):
     assert told in done.stdout
 
 
-def call(shape, outputs, kernel):
+def operate(name, *arrays, library=None):
+    """The status of one operator without MindSpore between; the arrays are its inputs and then its outputs."""
+    count = len(arrays)
+    pointers = (ctypes.c_void_p * count)(*(a.ctypes.data for a in arrays))
+    shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
+    each = (ctypes.c_void_p * count)(*(ctypes.addressof(s) for s in shapes))
+    types = (ctypes.c_char_p * count)(*(str(a.dtype).encode() for a in arrays))
+    axes = (ctypes.c_int * count)(*(a.ndim for a in arrays))
+    return getattr(library or extension.opened(), name)(count, pointers, axes, each, types, None, None)
+
+
+def call(shape, outputs, kernel, library=None):
     """One forward convolution without MindSpore between; returns the result."""
     n, c, height, width = shape
     x, w = np.ones(shape, np.float32), np.ones((outputs, c, kernel, kernel), np.float32)
     geometry = np.array([1, 1, 1, 1, 0, 0, 0, 0, 1], np.int64)
     y = np.empty((n, outputs, height - kernel + 1, width - kernel + 1), np.float32)
-    arrays = (x, w, geometry, y)
-    pointers = (ctypes.c_void_p * 4)(*(a.ctypes.data for a in arrays))
-    shapes = [(ctypes.c_int64 * a.ndim)(*a.shape) for a in arrays]
-    each = (ctypes.c_void_p * 4)(*(ctypes.addressof(s) for s in shapes))
-    types = (ctypes.c_char_p * 4)(*(str(a.dtype).encode() for a in arrays))
-    axes = (ctypes.c_int * 4)(*(a.ndim for a in arrays))
-    assert extension.opened().ConvForward(4, pointers, axes, each, types, None, None) == 0
+    assert operate("ConvForward", x, w, geometry, y, library=library) == 0
     return y
+
+
+def call_others(number):
+    """Every other operator once, at a shape of its own."""
+    rows, columns = 8 + number % 31, 9 + number % 37
+
+    def of(*shape):
+        return np.ones(shape, np.float32)
+
+    geometry, settings = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1], np.int64), np.array([3, 2, 1], np.int64)
+    x, w, y, c = of(2, 1, rows, columns, 8), of(5, 8, 3, 3), of(2, 5, rows, columns), of(8)
+    z = of(2, 1, (rows - 1) // 2 + 1, (columns - 1) // 2 + 1, 8)
+    numbers = np.array([1e-5, 0.9], np.float32)
+    done = (
+        operate("ConvData", y, w, geometry, x, x),
+        operate("ConvWeights", x, y, geometry, w, w),
+        operate("Reorder", x, of(2, 8, rows, columns)),
+        operate("NormAddReluForward", x, c, c, c, c, numbers, x, x, c, c, c, c),
+        operate("NormAddReluBackward", x, x, c, c, c, c, x, x, c, c, x),
+        operate("MaxPoolForward", x, settings, z),
+        operate("MaxPoolBackward", z, x, z, settings, x),
+    )
+    assert done == (0,) * len(done)
 
 
 SIDE_BY_SIDE = """
@@ -380,14 +408,26 @@ def test_mindspores_own_convolution_keeps_its_fast_path_beside_ours(tmp_path):
 
 
 @built
-def test_what_is_no_float32_is_refused_before_it_is_read(capfd):
-    a = np.ones(1, np.float16)
-    types = (ctypes.c_char_p * 4)(b"float16", b"float16", b"int64", b"float16")
-    pointers = (ctypes.c_void_p * 4)(*[a.ctypes.data] * 4)
-    shape, axes = (ctypes.c_int64 * 4)(1, 1, 1, 1), (ctypes.c_int * 4)(4, 4, 1, 4)
-    shapes = (ctypes.c_void_p * 4)(*[ctypes.addressof(shape)] * 4)
-    assert extension.opened().ConvForward(4, pointers, axes, shapes, types, None, None) == 1
-    assert "float32 expected, got float16" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("ConvForward", "xwg", "x"),
+        ("ConvData", "xwgx", "x"),
+        ("ConvWeights", "xxgw", "w"),
+        ("NormForward", "xccccs", "xcccc"),
+        ("NormAddReluBackward", "xxccccx", "xccx"),
+        ("MaxPoolForward", "xg", "x"),
+        ("MaxPoolBackward", "xxxg", "x"),
+        ("Reorder", "x", "p"),
+    ],
+)
+def test_what_is_no_float32_is_refused_before_it_is_read(name, inputs, outputs, capfd):
+    shapes = {"x": (1, 1, 1, 1, 8), "p": (1, 8, 1, 1), "w": (8, 8, 1, 1), "g": (9,), "c": (8,), "s": (2,)}
+    for odd in (i for i, letter in enumerate(inputs) if letter != "g"):
+        arrays = [np.ones(shapes[letter], np.int64 if letter == "g" else np.float32) for letter in inputs + outputs]
+        arrays[odd] = arrays[odd].astype(np.float16)
+        assert operate(name, *arrays) == 1, odd
+        assert "float32 expected, got float16" in capfd.readouterr().err
 
 
 def resident() -> float:
@@ -404,6 +444,7 @@ def test_what_is_kept_is_bounded_and_memory_does_not_grow():
         for number in range(count):
             y = call((1 + number % 3, 3 + number % 7, 8 + number % 31, 9 + number % 37), 5, 3)
             assert y[0, 0, 0, 0] == 9 * (3 + number % 7)
+            call_others(number)
 
     cycle(1500)  # fills our own table and the library's, which keeps 1024
     assert extension.opened().mslt_kept() <= 512
@@ -414,6 +455,124 @@ def test_what_is_kept_is_bounded_and_memory_does_not_grow():
     scratch = extension.opened().mslt_scratch()
     cycle(100)
     assert extension.opened().mslt_scratch() == scratch
+
+
+FORK = """
+import os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from test_kernels import call
+call((4, 16, 64, 64), 8, 3)
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        call((4, 16, 64, 64), 8, 3)
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(10):
+    time.sleep(0.02)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(call((4, 16, 64, 64), 8, 3)[0, 0, 0, 0]))  # 3 x 3 x 16 ones
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 144
+stop.set()
+thread.join()
+"""
+
+
+def run_script(tmp_path, text, *arguments, **environment):
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    where = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | environment
+    command = [sys.executable, str(script), os.path.dirname(__file__), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=where, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@built
+def test_a_process_that_forks_while_an_operator_works(tmp_path):
+    run_script(tmp_path, FORK, OMP_NUM_THREADS="2")
+
+
+@built
+def test_values_with_more_threads_than_this_process_has():
+    """The test run gives its processes few threads, often one; the sums are divided among three here."""
+    here = os.path.dirname(__file__)
+    chosen = [
+        "test_kernels.py::test_values_and_gradients_are_those_of_float64",
+        "test_layout.py::test_convolution_is_that_of_float64_in_any_layout",
+        "test_layout.py::test_normalisation_is_that_of_float64_in_any_layout",
+        "test_layout.py::test_the_large_groups_that_are_cut_are_normalised_alike",
+        "test_layout.py::test_the_maximum_over_windows",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "0",
+        *(f"{here}/{name}" for name in chosen),
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"OMP_NUM_THREADS": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=os.path.dirname(here))
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+COPY = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import mindspore
+import ms_longtail
+from pathlib import Path
+from test_kernels import call
+library = ctypes.CDLL(sys.argv[2])
+library.mslt_open.restype = ctypes.c_char_p
+assert library.mslt_open(str(Path(mindspore.__file__).parent / "lib" / "libdnnl.so.3").encode(), 2, 2) is None
+assert call((4, 16, 64, 64), 8, 3, library)[3, 7, 5, 6] == 144
+print(library.mslt_isa(), sum("libdnnl" in line and "r-xp" in line for line in open("/proc/self/maps")))
+"""
+
+
+@built
+@pytest.mark.skipif(shutil.which("g++") is None or not runtime.tune_cpu(), reason="needs a C++ compiler, and x86")
+def test_a_second_instance_of_onednn_has_a_limit_of_its_own(tmp_path):
+    """As on processors with AVX-512, made here by a build that always takes it."""
+    source, library = extension.compiled().parent, tmp_path / "always.so"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-DMSLT_ALWAYS_COPY", "-o", str(library)]
+    subprocess.run(["g++", *flags, str(source / "convolution.cpp"), "-ldl", "-lpthread"], check=True)
+    limited = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    isa, instances = run_script(tmp_path, COPY, str(library), **limited).split()
+    assert int(instances) == 2
+    assert int(isa) & 7 == 7
+    # A limit of somebody's own holds for both: there is no second instance.
+    isa, instances = run_script(tmp_path, COPY, str(library), ONEDNN_MAX_CPU_ISA="SSE41").split()
+    assert (isa, instances) == ("1", "1")
+
+
+@built
+def test_rules_of_mindspore_about_files_are_found_before_a_network_is_built(monkeypatch, opened_anew, caplog, tmp_path):
+    monkeypatch.setenv("MS_CUSTOM_AOT_WHITE_LIST", str(tmp_path))
+    assert "the legal path" in extension.reason()
+    assert type(conv(4, 8, 3)) is nn.Conv2d
+    assert "pip install again" in doctor._path().advice
+    monkeypatch.delenv("MS_CUSTOM_AOT_WHITE_LIST")
+    extension._open.cache_clear()
+    other = tmp_path / "a:b" / "_compiled.so"
+    other.parent.mkdir()
+    shutil.copy(extension.compiled(), other)
+    monkeypatch.setattr(extension, "compiled", lambda: other)
+    assert "colon" in extension.reason()
+    assert len(caplog.records) == 2
+
+
+@built
+def test_what_the_last_digits_depend_on_is_written_down():
+    parts, blocks = runtime.convolution_parts(), extension.opened().mslt_lanes()
+    assert extension.description().startswith(f"compiled, {parts} parts, blocks of {blocks}, ")
 
 
 REPEAT = """

@@ -19,7 +19,7 @@ from ms_longtail import runtime
 from ms_longtail.kernels import Conv2d, MaxPool2d, conv2d, extension, layout, leave, matched
 from ms_longtail.models import CifarResNet, ResNet
 from ms_longtail.models.freezing import freeze
-from ms_longtail.models.layers import blended, blocked_conv, conv, initialise
+from ms_longtail.models.layers import blended, blocked_conv, conv, initialise, max_pool
 from ms_longtail.models.norm import Norm
 from ms_longtail.models.precision import set_precision
 from ms_longtail.models.resnet import BasicBlock, Bottleneck
@@ -292,6 +292,51 @@ def test_layers_at_rest_and_half_precision_take_what_is_in_blocks(mode, eight):
     assert np.abs(a - b).max() < 0.02 * np.abs(a).max()
 
 
+@pytest.mark.parametrize("where", [1, 2, 3, 4])
+def test_one_layer_at_half_precision_behind_blocks(mode, eight, where):
+    """What comes out of a layer at half precision is half, so of the layers behind it only some can follow."""
+    x = Tensor(np.random.default_rng(0).standard_normal((4, 3, 17, 17)), ms.float32)
+
+    def run(half):
+        cells = [blocked_conv(3, 16, 3), Norm(16, relu=True), max_pool(3, 2, 1), blocked_conv(16, 16, 3), Norm(16)]
+        network = nn.SequentialCell(cells[: 5 if where > 2 else where + 1])
+        initialise(network, seed=1)
+        if half:
+            cells[where].to_float(ms.float16)
+        network.set_train()
+
+        def loss(x):
+            return (leave(network(x)).astype(ms.float32) ** 2).mean()
+
+        function = ops.value_and_grad(loss, 0, network.trainable_params())
+        value, (dx, dw) = function(x)
+        return [value, dx, *dw]
+
+    for single, half in zip(run(False), run(True), strict=True):
+        a, b = single.asnumpy(), half.asnumpy()
+        assert half.dtype == ms.float32
+        assert np.abs(a - b).max() < 0.02 * max(np.abs(a).max(), 0.05)
+
+
+def test_a_residual_at_half_precision_is_added_to_blocks(mode, eight):
+    x, residual = np.random.default_rng(0).standard_normal((2, 4, 16, 5, 5)).astype(np.float32)
+    cell = Norm(16).set_train()
+    expected = cell(Tensor(x), Tensor(residual)).asnumpy()
+    for other in (residual, to_blocks(residual, 8)):
+        z = cell(Tensor(to_blocks(x, 8)), Tensor(other.astype(np.float16))).asnumpy()
+        assert_close(from_blocks(z), expected, "float16", factor=2)
+
+
+@pytest.mark.parametrize("kind", [ms.float16, ms.bfloat16])
+@pytest.mark.parametrize("size", [8, 16])
+def test_numbers_of_sixteen_bits_leave_their_blocks(kind, size):
+    x = Tensor(np.random.default_rng(0).standard_normal((3, 48, 5, 7)), ms.float32).astype(kind)
+    blocks = layout._reorder(size)(x)
+    assert blocks.dtype == kind
+    np.testing.assert_array_equal(blocks.float().asnumpy(), to_blocks(x.float().asnumpy(), size))
+    np.testing.assert_array_equal(leave(blocks).float().asnumpy(), x.float().asnumpy())
+
+
 def test_blocks_behind_a_convolution_that_onednn_refuses(mode, eight, monkeypatch):
     cell = blocked_conv(16, 8, 3).set_train()
     x = np.random.default_rng(0).standard_normal((4, 16, 9, 9)).astype(np.float32)
@@ -305,6 +350,8 @@ def test_blocks_behind_a_convolution_that_onednn_refuses(mode, eight, monkeypatc
 def test_five_axes_that_are_no_blocks_are_named(mode):
     with pytest.raises(Exception, match=r"x must have the shape \(N, 3, H, W\)"):
         Conv2d(3, 4, 3)(Tensor(np.ones((2, 1, 8, 8, 3), np.float32))).asnumpy()
+    with pytest.raises(Exception, match=r"x must have the shape \(N, C, H, W\) or \(N, G, H, W, 8 or 16\), got \(2, 1"):
+        leave(Tensor(np.ones((2, 1, 8, 8, 3), np.float32))).asnumpy()
 
 
 def windows_maximum(x, dz, kernel, stride, padding):

@@ -206,6 +206,7 @@ def test_half_precision_goes_to_mindspores_own(path, mode):
     [
         (4, (2, 8, 3, 3), None, r"x must have the shape \(N, 4, H, W\)"),
         (8, (2, 8, 9), None, "x must have the shape"),
+        (8, (0, 8, 5, 5), None, r"x of shape \(0, 8, 5, 5\) has no values to normalise"),
         (8, (2, 8, 5, 5), (1, 8, 1, 1), "the residual must have the shape of x"),
     ],
 )
@@ -240,7 +241,8 @@ runtime.start("cpu")
 sys.path.insert(0, sys.argv[1])
 import test_norm
 results = []
-for shape in ((16, 40, 33, 31), (17, 16, 75, 77), (17, 2, 75, 77, 8), (17, 1, 75, 77, 16)):  # those after the first are cut
+# Cut in pieces are all but the first.
+for shape in ((16, 40, 33, 31), (40, 16, 75, 77), (17, 2, 75, 77, 8), (17, 1, 75, 77, 16)):
     rng = np.random.default_rng(0)
     x, dz, residual = rng.standard_normal((3, *shape)).astype(np.float32)
     gamma, beta, mean, var = rng.uniform(0.5, 2, (4, 40 if len(results) == 0 else 16)).astype(np.float32)

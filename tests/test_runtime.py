@@ -62,6 +62,14 @@ def test_the_doctor_measures_a_fast_convolution(capsys, monkeypatch):
     assert "fast kernel" in printed
 
 
+def test_the_doctor_names_a_misspelt_variable_and_the_remedy(monkeypatch):
+    monkeypatch.setenv(runtime.CONVOLUTION_VARIABLE, "fats")
+    found = doctor._convolution()[-1]
+    assert not found.good
+    assert "fats" in found.found
+    assert found.advice == "unset MSLT_CPU_CONV"
+
+
 def test_the_doctor_names_a_wrong_version_and_the_remedy(monkeypatch):
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "2.1.0" if name == "numpy" else real(name))

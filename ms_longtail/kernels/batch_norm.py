@@ -15,10 +15,10 @@ def batch_norm(relu: bool, residual: bool) -> Operator:
     """The operator (x, gamma, beta, moving mean, moving variance, settings[, residual]) -> (z, statistics...).
 
     z = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual) with the batch's own mean and (biased) variance, as
-    `nn.BatchNorm2d` in training, the sum and `ops.relu` compute it, but every activation is read and written once instead
-    of four times. `settings` is (eps, share of the old statistics), float32. It returns z, mean, 1 / sqrt(var + eps), and
+    `nn.BatchNorm2d` in training, the sum and `ops.relu` compute it, but every activation passes through memory once instead of
+    four times. `settings` is (eps, share of the old statistics), float32. It returns z, mean, 1 / sqrt(var + eps), and
     the new moving mean and variance (unbiased, as MindSpore has it), which the caller assigns. It is differentiable in x,
-    gamma, beta and the residual, through z alone.
+    gamma, beta and the residual, through z alone, and once.
 
     Shapes: x, residual, z (N, C, H, W) or all (N, C / L, H, W, L), see `layout`; all others (C,). float32 only.
     """
@@ -28,6 +28,8 @@ def batch_norm(relu: bool, residual: bool) -> Operator:
         channels = plain(x)[1:2]
         if len(plain(x)) != 4 or any(tuple(other) != channels for other in others[:4]):
             raise ValueError(f"x must have the shape (N, {others[0][0]}, H, W), got {tuple(x)}")
+        if 0 in tuple(x):
+            raise ValueError(f"x of shape {tuple(x)} has no values to normalise")
         if residual and tuple(others[5]) != tuple(x):
             raise ValueError(f"the residual must have the shape of x, {tuple(x)}, got {tuple(others[5])}")
         return x, channels, channels, channels, channels

@@ -22,10 +22,10 @@ class Conv2d(nn.Conv2d):
 
     y[n, o] = bias[o] + sum over c, i, j of weight[o, c, i, j] * x[n, c, stride * h + dilation * i - padding, ...]
 
-    Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, 2 to 3 times as fast as MindSpore's
-    kernels on a CPU; other types, shapes that oneDNN refuses and such as are not known when a graph is compiled go to
-    `nn.Conv2d`. The same inputs give the same bits in every run, with any number of threads up to that of the processors
-    (or 16). There is no second-order gradient.
+    Forward, data gradient and weight gradient of float32 run in oneDNN's own layouts, up to 3 times as fast as MindSpore's
+    kernels on a CPU (a 1x1 convolution alone gains little); other types, shapes that oneDNN refuses and such as are not
+    known when a graph is compiled go to `nn.Conv2d`. The same inputs give the same bits in every run, with any number of
+    threads up to that of the processors (or 16). There is no second-order gradient.
     `models.layers.conv` takes it where it can serve; elsewhere the constructor raises RuntimeError with the reason.
 
     Args:
@@ -48,6 +48,8 @@ class Conv2d(nn.Conv2d):
             raise RuntimeError(f"the compiled convolution cannot serve: {why}; use nn.Conv2d")
         padding = (-1,) * 4 if self.pad_mode == "same" else (0,) * 4 if self.pad_mode == "valid" else self.padding
         padding = (padding,) * 4 if isinstance(padding, int) else padding
+        if self.weight.dtype != ms.float32:
+            _say_half()
         geometry = self.numbers = (*self.stride, *self.dilation, *padding, self.group)
         self.geometry = Tensor(np.array(geometry, np.int64))
         # L of the result in training; at inference the plain layout serves, as it does for MindSpore's own normalisation.

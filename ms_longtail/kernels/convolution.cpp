@@ -152,6 +152,10 @@ struct Activation {
   }
 };
 
+void check_same(const Activation &from, const Activation &to) {
+  if (!std::equal(from.dims, from.dims + 4, to.dims)) throw std::runtime_error("shapes do not fit");
+}
+
 Key key_of(Kind kind, const Activation &x, const int64_t *w, const Activation &y, const int64_t *geometry) {
   Key key{kind};
   for (const int64_t *shape : {x.dims, w, y.dims}) key.insert(key.end(), shape, shape + 4);
@@ -160,7 +164,8 @@ Key key_of(Kind kind, const Activation &x, const int64_t *w, const Activation &y
   return key;
 }
 
-// Scratch memory of at least so many bytes, for whoever has the turn.
+// Scratch memory of at least so many bytes, for whoever has the turn. One piece serves all: what the largest convolution so far
+// needed, about its tensors in the library's layout; it is not given back.
 char *scratch(size_t bytes) {
   if (bytes > state->scratch_bytes) {
     std::free(state->scratch);
@@ -197,10 +202,15 @@ int run(Kind kind, const char **types, int count, const Activation &x, const int
 
 // A second instance of the library, from a copy in memory: its limit on instructions is a setting of the whole library.
 // MindSpore's must not use AVX-512, since its convolutions in plain layout are 34 times slower with it, and ours gain a
-// fifth by it. Null where that does not work; the one that MindSpore uses then serves, with its limit.
+// fifth by it. Null where that does not work, or where the limit is not the one that ms_longtail sets (runtime.tune_cpu) but
+// somebody's own; the instance that MindSpore uses then serves, with its limit.
 void *private_copy(const char *path) {
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  const char *limit_set = std::getenv("ONEDNN_MAX_CPU_ISA");
+  if (!limit_set || std::strcmp(limit_set, "AVX2")) return nullptr;
+#ifndef MSLT_ALWAYS_COPY  // for tests on processors without AVX-512
   if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return nullptr;
+#endif
   const int from = open(path, O_RDONLY | O_CLOEXEC), to = memfd_create("libdnnl", MFD_CLOEXEC);
   struct stat info {};
   bool copied = from >= 0 && to >= 0 && fstat(from, &info) == 0;
@@ -251,7 +261,10 @@ EXPORT const char *mslt_open(const char *path, int threads, int parts) {
   try {
     auto made = std::make_unique<State>();
     made->parts = std::max(1, parts);
-    if (!pool) pool = new Pool(std::max(1, threads), made->parts);
+    if (!pool) {
+      pool = new Pool(std::max(1, threads), made->parts);
+      stand_forks();
+    }
     check(lib.engine_create(&made->engine, kCpu, 0), "an engine");
     check(lib.threadpool_interop_stream_create(&made->stream, made->engine, pool), "a stream");
     check(lib.primitive_attr_create(&made->attributes), "attributes");
@@ -298,6 +311,9 @@ EXPORT int mslt_lanes() {
   return 1;
 }
 
+// The instruction set that the library takes, in its own numbers (dnnl_cpu_isa_t).
+EXPORT int mslt_isa() { return state ? lib.get_effective_cpu_isa() : 0; }
+
 // Convolutions kept, and bytes of scratch memory.
 EXPORT int64_t mslt_kept() { return int64_t(recent.size()); }
 EXPORT int64_t mslt_scratch() { return state ? int64_t(state->scratch_bytes) : 0; }
@@ -311,10 +327,26 @@ EXPORT int ConvData(ARGUMENTS) {  // dy, weight, geometry, x -> dx
 EXPORT int ConvWeights(ARGUMENTS) {  // x, dy, geometry, weight -> dw
   return run(kWeightsKind, types, count, {s[0], n[0]}, s[4], {s[1], n[1]}, p[2], p[0], p[1], p[4]);
 }
-EXPORT int Reorder(ARGUMENTS) {  // x -> the same numbers in plain layout or in blocks
+// Where number [n, c, p] of an activation is; p counts rows and columns as one.
+static int64_t place(const Activation &x, int64_t n, int64_t c, int64_t p) {
+  return ((n * x.dims[1] + c / x.lanes * x.lanes) * x.dims[2] * x.dims[3]) + p * x.lanes + c % x.lanes;
+}
+
+EXPORT int Reorder(ARGUMENTS) {  // x -> the same numbers in plain layout or in blocks, of float32 or of 16 bits
+  const Activation from(s[0], n[0]), to(s[1], n[1]);
+  const bool half = std::strstr(types[0], "float16") && !std::strcmp(types[0], types[1]);  // bfloat16, too
+  if (half) {  // where a layer at half precision comes after blocks: once or twice in a network
+    return guarded("reorder", [&] {
+      check_same(from, to);
+      const auto *x = static_cast<const uint16_t *>(p[0]);
+      auto *y = static_cast<uint16_t *>(p[1]);
+      for (int64_t i = 0; i < from.dims[0]; ++i)
+        for (int64_t c = 0; c < from.dims[1]; ++c)
+          for (int64_t j = 0; j < from.dims[2] * from.dims[3]; ++j) y[place(to, i, c, j)] = x[place(from, i, c, j)];
+    });
+  }
   return with_turn(types, count, [&] {
-    const Activation from(s[0], n[0]), to(s[1], n[1]);
-    if (!std::equal(from.dims, from.dims + 4, to.dims)) throw std::runtime_error("shapes do not fit");
+    check_same(from, to);
     if (from.dims[0] == 0) return;
     Owned wanted = held(to.dims, 4, to.lanes);
     Tensor tensor(held(from.dims, 4, from.lanes), wanted.get(), true);

@@ -13,6 +13,7 @@ from .. import runtime
 log = logging.getLogger(__name__)
 UNBUILT = "the extension was not built"
 BUILD = "install a C++ compiler (g++) and run pip install again"
+_INSTRUCTIONS = {0x1: "SSE4.1", 0x3: "AVX", 0x7: "AVX2", 0x27: "AVX-512"}  # others by oneDNN's number
 
 
 def compiled() -> Path | None:
@@ -25,6 +26,7 @@ def compiled() -> Path | None:
 def _open() -> tuple[ctypes.CDLL | None, str]:
     """The opened library and '', or None and the reason; tried once a process."""
     import mindspore
+    from mindspore import ops
 
     path = compiled()
     if path is None:
@@ -35,10 +37,14 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         library.mslt_open.restype = ctypes.c_char_p
         library.mslt_open.argtypes = ctypes.c_char_p, ctypes.c_int, ctypes.c_int
         library.mslt_accepts.restype = ctypes.c_char_p
-        library.mslt_lanes.restype = ctypes.c_int
+        library.mslt_lanes.restype = library.mslt_isa.restype = ctypes.c_int
         library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
         refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads(), runtime.convolution_parts())
-    except (OSError, AttributeError) as error:  # built for another system, or a file of the same name
+        if not refused and ":" in str(path):
+            refused = f"MindSpore takes a path with a colon for two: {path}".encode()
+        if not refused:  # MindSpore has rules of its own about the files that it loads, such as a list of folders
+            ops.Custom(f"{path}:Reorder", lambda x: x, mindspore.float32, func_type="aot")
+    except (OSError, AttributeError, TypeError, ValueError, RuntimeError) as error:  # built for another system, say
         refused = " ".join(str(error).split()).encode()
     if refused:
         # What is there but cannot be used is worth a line; what was never built is the doctor's to tell.
@@ -50,6 +56,15 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
 def opened() -> ctypes.CDLL:
     """The opened library; only where `reason()` is empty."""
     return _open()[0]
+
+
+def description() -> str:
+    """What convolves in this process, with all that its last digits depend on beside the processor's name."""
+    if reason():
+        return "MindSpore's own"
+    library = opened()
+    instructions, size = _INSTRUCTIONS.get(library.mslt_isa(), hex(library.mslt_isa())), library.mslt_lanes()
+    return f"compiled, {runtime.convolution_parts()} parts, blocks of {size}, {instructions}"
 
 
 def reason() -> str:

@@ -38,12 +38,14 @@ def _reorder(size: int) -> Operator:
     """x of any layout in blocks of `size` channels, 1 for none; the other layout's operator is the gradient."""
 
     def shape(x):
+        if len(plain(x)) != 4:
+            raise ValueError(f"x must have the shape (N, C, H, W) or (N, G, H, W, 8 or 16), got {tuple(x)}")
         return blocked(plain(x), size)
 
     def bprop(x, out, dout):
         return (matched(dout, x),)
 
-    operator = Operator("Reorder", shape, bprop)
+    operator = Operator("Reorder", shape, bprop, any_type=True)
     operator.add_prim_attr("lanes", size)
     return operator
 

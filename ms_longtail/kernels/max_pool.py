@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .extension import reason
-from .layout import SIZES, in_blocks
+from .layout import SIZES, in_blocks, leave
 from .operator import Operator
 
 
@@ -16,8 +17,8 @@ class MaxPool2d(nn.MaxPool2d):
     """The maximum over windows, with the meaning of `nn.MaxPool2d` with pad_mode "pad".
 
     z[n, c, i, j] = max over a, b < kernel of x[n, c, stride i - padding + a, stride j - padding + b], inside the image.
-    An activation in blocks (see `layout`) stays in blocks, at a tenth of the time forward; another one goes to `nn.MaxPool2d`.
-    The gradient goes to the first of equal numbers. float32 only in blocks.
+    A float32 activation in blocks (see `layout`) stays in blocks, at a tenth of the time forward; another one goes to
+    `nn.MaxPool2d`, in the plain layout. The gradient goes to the first of equal numbers; in blocks it has none of its own.
 
     Args:
         kernel, stride, padding: of both axes; padding is at most half the kernel.
@@ -38,11 +39,12 @@ class MaxPool2d(nn.MaxPool2d):
         super().__init__(kernel_size=kernel, stride=stride, pad_mode="pad", padding=padding)
         self.settings = Tensor(np.array([kernel, stride, padding], np.int64))
         self.blocks = _forward(kernel, stride, padding)
+        self.add_flags(fp16=False, bf16=False)  # see conv2d.py
 
     def construct(self, x):
-        if in_blocks(x):
+        if in_blocks(x) and x.dtype == ms.float32 and not (self.fp16 or self.bf16):
             return self.blocks(x, self.settings)
-        return super().construct(x)
+        return super().construct(leave(x))
 
 
 @functools.cache

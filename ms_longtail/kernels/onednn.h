@@ -29,6 +29,7 @@ constexpr unsigned kThreadPoolRuntime = 8;
 
 #define FUNCTIONS(F)                                                                                                    \
   F(engine_create, int (*)(Handle *, int, size_t))                                                                      \
+  F(get_effective_cpu_isa, int (*)())                                                                                   \
   F(threadpool_interop_stream_create, int (*)(Handle *, Handle, void *))                                                \
   F(threadpool_interop_set_max_concurrency, int (*)(int))                                                               \
   F(threadpool_interop_get_max_concurrency, int (*)(int *))                                                             \

@@ -1,6 +1,7 @@
 // The threads of the compiled operators: one pool a process, in the form that oneDNN asks for.
 #pragma once
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <atomic>
@@ -13,7 +14,7 @@
 
 namespace dnnl {
 namespace threadpool_interop {
-// As in oneDNN 3.10: the order of the virtual functions is the interface. Visible, because the library has the same type.
+// As in oneDNN 3.10: the order of the virtual functions is the interface. The library calls it; neither side asks for its type.
 struct threadpool_iface {
   virtual int get_num_threads() const = 0;
   virtual bool get_in_parallel() const = 0;
@@ -25,8 +26,7 @@ struct threadpool_iface {
 }  // namespace threadpool_interop
 }  // namespace dnnl
 
-// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing
-// and a process forked without the workers goes on. Which thread takes a part has no influence on the result, but how
+// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing. Which thread takes a part has no influence on the result, but how
 // many parts there are has, where sums are divided among them: so oneDNN is told a number of its own, not that of threads.
 class Pool final : public dnnl::threadpool_interop::threadpool_iface {
  public:
@@ -36,6 +36,7 @@ class Pool final : public dnnl::threadpool_interop::threadpool_iface {
     } catch (const std::system_error &) {  // the machine gives no more: whoever calls does the rest
     }
   }
+  void lose_workers() { threads_ = 1; }  // in a forked process, which has none of them
   int threads() const { return threads_; }
   int get_num_threads() const override { return parts_; }
   bool get_in_parallel() const override { return inside_; }
@@ -110,3 +111,12 @@ class Pool final : public dnnl::threadpool_interop::threadpool_iface {
 
 inline Pool *pool = nullptr;   // made by mslt_open
 inline std::mutex pool_turn;  // one operator at a time: it has all threads
+
+// A fork waits until nobody has the turn, or the child would find it taken for ever.
+inline void stand_forks() {
+  pthread_atfork([] { pool_turn.lock(); }, [] { pool_turn.unlock(); },
+                 [] {
+                   pool->lose_workers();
+                   pool_turn.unlock();
+                 });
+}

@@ -22,7 +22,7 @@ class Norm(nn.BatchNorm2d):
         relu: let z = max(y, 0) follow.
 
     Shapes: x, residual (N, C, H, W) -> (N, C, H, W). With x in blocks of channels (see `kernels.layout`) the result is, too; only
-    where MindSpore's own operator serves it is not.
+    where MindSpore's own operator serves it is not. The compiled operator has no second-order gradient.
 
     >>> import numpy as np
     >>> x = Tensor(np.ones((4, 8, 2, 2), np.float32))
@@ -43,7 +43,7 @@ class Norm(nn.BatchNorm2d):
     def construct(self, x, residual=None):
         batch = self.training if self.use_batch_statistics is None else self.use_batch_statistics
         # In PyNative mode x is still float32 here after `to_float`: its operators cast, and ours would get halves.
-        single = not (self.fp16 or self.bf16) and x.dtype == ms.float32
+        single = not (self.fp16 or self.bf16) and x.dtype == ms.float32 and self.gamma.dtype == ms.float32
         if self.fused and batch and single and known(x.shape):
             return self._in_one(x, residual)
         x = leave(x)
@@ -60,7 +60,7 @@ class Norm(nn.BatchNorm2d):
         if residual is None:
             z, _, _, mean, variance = self.alone(x, self.gamma, self.beta, *old, self.settings)
         else:
-            residual = matched(residual, x)
+            residual = matched(residual, x).astype(ms.float32)
             z, _, _, mean, variance = self.with_residual(x, self.gamma, self.beta, *old, self.settings, residual)
         ops.assign(self.moving_mean, mean)
         ops.assign(self.moving_variance, variance)

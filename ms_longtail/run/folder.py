@@ -23,7 +23,6 @@ from .. import kernels
 from ..errors import UserError
 from ..recipe import BEST_BEFORE, Recipe, differences, essence, to_yaml
 from ..recipe.imports import located
-from ..runtime import convolution_parts
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +251,7 @@ def environment(device: str, ranks: int, *, graph: bool = True, data_root: str |
         "processor": _processor(),
         "cores": os.cpu_count(),
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        "convolution": f"compiled, {convolution_parts()} parts" if not kernels.reason() else "MindSpore's own",
+        "convolution": kernels.description(),
         "packages": {name: _version(name) for name in packages},
         "data_root": data_root,
     }
