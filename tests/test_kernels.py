@@ -260,7 +260,8 @@ def test_onednn_itself_says_why_it_refuses():
         (1, 8, 9, 9),
         (1, 1, 1, 1, 0, 0, 0, 0, 1),
     )  # a result too large for the kernel
-    refused = extension.opened().mslt_accepts(*((ctypes.c_int64 * len(n))(*n) for n in numbers))
+    x, weight, y, geometry = ((ctypes.c_int64 * len(n))(*n) for n in numbers)
+    refused = extension.opened().mslt_accepts(x, 4, weight, y, 4, geometry)
     assert refused == b"oneDNN refuses this convolution, status 2"
 
 

@@ -37,6 +37,8 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         library.mslt_open.restype = ctypes.c_char_p
         library.mslt_open.argtypes = ctypes.c_char_p, ctypes.c_int, ctypes.c_int
         library.mslt_accepts.restype = ctypes.c_char_p
+        shape = ctypes.POINTER(ctypes.c_int64), ctypes.c_int
+        library.mslt_accepts.argtypes = *shape, shape[0], *shape, shape[0]
         library.mslt_lanes.restype = library.mslt_isa.restype = ctypes.c_int
         library.mslt_kept.restype = library.mslt_scratch.restype = ctypes.c_int64
         refused = library.mslt_open(str(onednn).encode(), runtime.convolution_threads(), runtime.convolution_parts())
