@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     posthoc.arguments(
         verbs.add_parser("posthoc", help="decoupled classifiers and corrections of finished runs; one table")
     )
-    show.arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do"))
+    show.arguments(verbs.add_parser("show", help="draw what cam, a batch or the samplers do, or how features lie"))
     pack.arguments(verbs.add_parser("pack", help="put a data set into tar shards or MindRecord files"))
     doctor_arguments(verbs.add_parser("doctor", help="check versions, devices and the speed of convolution"))
     return top

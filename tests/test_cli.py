@@ -80,6 +80,18 @@ def test_few_images_get_small_batches_and_more_epochs(images, batch, expected):
     assert lengths(images, batch, [20, 5]) == expected
 
 
+def test_an_own_folder_with_small_classes_alone_has_no_validation_part(tmp_path, capsys):
+    for name in ("ant", "bee"):
+        for part, count in (("train", 4), ("test", 2)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                cv2.imwrite(str(tmp_path / part / name / f"{number}.png"), np.zeros((9, 9, 3), np.uint8))
+    assert main(["train", "--data", str(tmp_path), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "no class has enough images to give one to a validation part" in printed
+    assert "share: 0.0" in printed
+
+
 @pytest.mark.slow
 def test_a_corrupt_image_ends_with_its_name_or_is_skipped_and_counted(zoo, tmp_path):
     bad = zoo / "ant" / "3.png"

@@ -18,6 +18,7 @@ from ms_longtail.data.image_folder import image_folder
 from ms_longtail.evaluation.inspection import class_facts, gini, size_facts
 from ms_longtail.run.advice import RECIPES, Facts, advise, command
 from ms_longtail.run.inspection import facts_of
+from ms_longtail.run.own_folder import DRAWS
 from ms_longtail.run.survey import survey
 
 ROOT = Path(__file__).parent.parent
@@ -296,6 +297,33 @@ def test_every_command_is_a_whole_recipe(kind, factor, images):
         words = shlex.split(line)
         recipe = recipes.load(ROOT / words[3], words[5:])
         assert (recipe.data.root, recipe.data.imbalance.profile, recipe.name) == ("/some where/else", "none", "mine")
+
+
+@pytest.mark.parametrize("kind", ["small", "photos"])
+def test_the_command_for_a_small_folder_trains_long_enough(kind):
+    """As many images in all as `train.py --data` draws, and the learning rate of its batch."""
+    facts = Facts(**{**vars(BASE), "side": {"small": 30, "photos": 200}[kind], "images": 250})
+    for advice in (a for a in advise(facts) if a.recipe):
+        words = shlex.split(command(advice, {"validation": {"share": 0.1}}, ROOT / "configs", "mine", 250))
+        recipe = recipes.load(ROOT / words[3], words[5:])
+        whole = recipes.load(ROOT / words[3])
+        assert DRAWS <= 250 * sum(stage.epochs for stage in recipe.stages) < 1.1 * DRAWS
+        assert recipe.batch == 16
+        assert {s.optimizer.settings["reference_batch"] for s in recipe.stages} == {whole.batch}
+        assert whole.batch > 16
+        assert recipe.data.validation.share == 0.1
+        many = command(advice, {}, ROOT / "configs", "mine", 50_000)
+        assert "epochs" not in many
+        assert "batch=" not in many
+
+
+def test_leaks_are_told_as_they_are():
+    calm = vars(BASE) | {"imbalance_factor": 5}
+    both = advise(Facts(**calm | {"leaks": 2, "near_leaks": 0.03}))[0].why
+    assert both.startswith("2 held-out images are in train too, and 3.0 % of one held-out part are near-duplicates")
+    assert advise(Facts(**calm | {"near_leaks": 0.036}))[0].why.startswith(
+        "3.6 % of one held-out part are near-duplicates"
+    )
 
 
 def test_real_pictures(real_images, tmp_path):

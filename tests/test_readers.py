@@ -494,6 +494,23 @@ def test_faults_of_folders(tmp_path):
         image_folder(root=folders(tmp_path / "no test", {"train/a": ["1.png"], "train/b": ["1.png"]}))
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("TRAIN", "valid"), ("training", "Val")])
+def test_parts_by_other_names_are_not_taken_for_classes(tmp_path, names):
+    layout = {f"{name}/{c}": ["1.png"] for name in names for c in "ab"}
+    with pytest.raises(DataError, match=f"holds {names[0]}/ and {names[1]}/.* name them train/ and test/"):
+        image_folder(root=folders(tmp_path / "set", layout))
+    vehicles = image_folder(
+        root=folders(tmp_path / "vehicles", {name: [f"{i}.png" for i in range(5)] for name in ("Bus", "Train")})
+    )
+    assert vehicles.train.class_names == ("Bus", "Train")
+
+
+def test_a_part_named_valid(tmp_path):
+    layout = {f"{part}/{c}": ["1.png"] for part in ("train", "valid", "test") for c in "ab"}
+    splits = image_folder(root=folders(tmp_path / "set", layout))
+    assert [len(part) for part in (splits.train, splits.test, splits.validation)] == [2, 2, 2]
+
+
 def test_classes_without_images(tmp_path):
     layout = {"train/a": ["1.png"], "train/b": [], "train/c": [], "test/a": ["1.png"], "test/b": ["1.png"]}
     with pytest.raises(DataError, match=r"train: no image \(\.jpg.*\) in the class folders b, c"):

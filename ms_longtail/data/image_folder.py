@@ -14,6 +14,8 @@ from .carve import carve
 from .decode import EXTENSIONS
 from .image_set import ImageSet, Splits
 
+HELD_OUT = ("test", "val", "valid", "validation")
+
 
 @DATASETS.register("image_folder")
 def image_folder(
@@ -29,14 +31,16 @@ def image_folder(
         split_seed: of that split.
 
     Raises:
-        DataError: no folder, no classes, a class without images, a test class that train does not have.
+        DataError: no folder, no classes, a class without images, a test class that train does not have, parts by other names
+            (Train/, training/), which would be taken for classes.
     """
     top = Path(root) if folder is None else Path(root) / folder
     if not top.is_dir():
         raise DataError(f"data.root: the folder {top} does not exist")
     if not (top / "train").is_dir():
+        _require_no_other_names(top)
         return _split_one_folder(top, test_share, split_seed)
-    held_out = [name for name in ("test", "val", "validation") if (top / name).is_dir()]
+    held_out = [name for name in HELD_OUT if (top / name).is_dir()]
     if not held_out:
         raise DataError(f"{top} holds train/ but neither val/ nor test/; add one, or move the classes up to be split")
     classes = _classes(top / "train")
@@ -57,6 +61,18 @@ def _split_one_folder(top: Path, share: float, seed: int) -> Splits:
     if not len(test):
         raise DataError(f"{top}: a test_share of {share} leaves no image to test on; raise it or add images")
     return Splits(everything.subset(train), everything.subset(test))
+
+
+def _require_no_other_names(top: Path) -> None:
+    """Train/ beside Test/, say: two classes by the rules, and hardly ever meant so."""
+    names = {entry.name.lower(): entry.name for entry in top.iterdir() if entry.is_dir()}
+    train = [names[word] for word in ("train", "training") if word in names]
+    held_out = [names[word] for word in (*HELD_OUT, "testing") if word in names]
+    if train and held_out:
+        raise DataError(
+            f"{top} holds {train[0]}/ and {held_out[0]}/, which would be taken for two classes; if they are the parts of "
+            "the data set, name them train/ and test/ (or val/)"
+        )
 
 
 def _classes(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
-from .own_folder import SMALL
+from .own_folder import SMALL, lengths
 
 SHORT_TAIL = 10.0  # imbalance factor below which the tail is short
 FEW_CLASSES = 20  # up to here re-weighting from the first epoch may help; beyond it did harm in the paper
@@ -123,9 +123,11 @@ def _mend(facts: Facts) -> list[Advice]:
         why = f"{facts.conflicts} images have the same pixels as one of another class: no network gets both right. Keep one label."
         done.append(Advice("mend first: label conflicts", why))
     if facts.leaks or facts.near_leaks > NEAR_LEAK:
+        same = f"{facts.leaks} held-out images are in train too" if facts.leaks else ""
+        near = f"{100 * facts.near_leaks:.1f} % of one held-out part are near-duplicates of training images"
+        found = ", and ".join(words for words in (same, near if facts.near_leaks > 0 else "") if words)
         why = (
-            f"{facts.leaks} held-out images are in train too, and of one part {100 * facts.near_leaks:.1f} % are near-duplicates of "
-            "training images: accuracy would be too high. Take them out of one side, or split by recording, not by image "
+            f"{found}: accuracy would be too high. Take them out of one side, or split by recording, not by image "
             "(data.validation.group does so for the validation part)."
         )
         done.append(Advice("mend first: leakage", why))
@@ -194,22 +196,40 @@ def _beware(facts: Facts) -> list[Advice]:
     return done
 
 
-def command(advice: Advice, data: dict[str, Any], configs: Path, name: str | None = None) -> str | None:
+def command(
+    advice: Advice, data: dict[str, Any], configs: Path, name: str | None = None, images: int | None = None
+) -> str | None:
     """The command of an advice, with the settings in which its recipe's data differ from `data`.
 
     Args:
         data: settings below `data` of a recipe; those that are None or absent are the recipe's own.
         configs: the folder of the recipes.
         name: of the run.
+        images: of train, where the recipe was written for another data set: fewer get smaller batches and more epochs, as
+            `train.py --data` gives them.
     """
     if advice.recipe is None:
         return None
-    own = recipes.load(configs / Path(advice.recipe).relative_to("configs")).plain["data"]
+    recipe = recipes.load(configs / Path(advice.recipe).relative_to("configs")).plain
+    own = recipe["data"]
     taken = {assignment.partition("=")[0] for assignment in advice.settings}
     words = [f"name={name}"] if name else []
     words += [word for word in _differences(data, own, "data") if word.partition("=")[0] not in taken]
     words += advice.settings
+    if images is not None and "batch" not in taken:
+        words += _lengths(recipe, images)
     return shlex.join(["python", "train.py", "--config", advice.recipe, *(["--set", *words] if words else [])])
+
+
+def _lengths(recipe: dict[str, Any], images: int) -> list[str]:
+    stages = recipe["stages"]
+    batch, epochs = lengths(images, recipe["batch"], [stage["epochs"] for stage in stages])
+    words = [f"batch={batch}", f"optimizer.reference_batch={recipe['batch']}"] if batch != recipe["batch"] else []
+    return words + [
+        f"stages.{stage['name']}.epochs={length}"
+        for stage, length in zip(stages, epochs, strict=True)
+        if length != stage["epochs"]
+    ]
 
 
 def _differences(wanted: dict[str, Any], own: dict[str, Any], path: str) -> list[str]:

@@ -77,7 +77,9 @@ def load_data(recipe: Recipe) -> Data:
             groups = group_by_name(names, train.labels, wanted.group)
         left, held = carve(train.labels, wanted.share, seed=wanted.seed, groups=groups)
         if not len(held):
-            raise RecipeError([f"data.validation.share = {wanted.share}: no class is large enough to give an image"])
+            raise RecipeError(
+                [f"data.validation.share = {wanted.share}: no class is large enough to give an image; use 0"]
+            )
         train, validation = train.subset(left), train.subset(held)
         description["validation_sha256"] = checksum(kept[held])
         kept = kept[left]

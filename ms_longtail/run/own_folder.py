@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from .. import recipe as recipes
+from ..data.carve import carve
 from ..data.image_folder import image_folder
+from ..data.image_set import Splits
 from ..errors import DataError, UserError
 
 SMALL = 48  # pixels: below it, images are taken whole
@@ -42,7 +44,7 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
     median = int(np.median(sides))
     kind = "small" if median <= SMALL else "photos"
     content = recipes.read(configs / "folder" / f"{kind}.yaml")
-    held = content["data"]["validation"]["share"] if splits.validation is None else 0
+    held = held_out(splits, content["data"]["validation"]["share"])
     content["batch"], epochs = lengths(
         int(len(images) * (1 - held)), content["batch"], [stage["epochs"] for stage in content["stages"]]
     )
@@ -50,9 +52,11 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         stage["epochs"] = length
     content["name"] = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().name).strip("_-") or "folder"
     content["data"]["root"] = folder
-    if splits.validation is not None:
-        content["data"]["validation"] = {"share": 0.0}  # the folder has its own
+    if not held:
+        content["data"]["validation"] = {"share": 0.0}
     recipe = recipes.from_map(content, overrides, source=f"--data {folder}")
+    if not held and splits.validation is None:
+        console.say(f"{folder}: no class has enough images to give one to a validation part, so there is none")
     every = sum(stage.epochs for stage in recipe.stages) // 25
     if every > 1:  # short epochs
         content |= {"evaluate_every": every, "checkpoint": {"every_epochs": every}}
@@ -63,6 +67,11 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         f"configs/folder/{kind}.yaml, batches of {recipe.batch}, {epochs} epochs"
     )
     return recipe
+
+
+def held_out(splits: Splits, share: float) -> float:
+    """`share` for a validation part, or 0: where the folder has one, and where no class has enough images to give one."""
+    return share if splits.validation is None and len(carve(splits.train.labels, share)[1]) else 0.0
 
 
 def lengths(images: int, batch: int, epochs: list[int]) -> tuple[int, list[int]]:

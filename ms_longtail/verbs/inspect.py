@@ -59,6 +59,7 @@ def inspect(options: argparse.Namespace) -> int:
     from ..run.advice import advise, command
     from ..run.inspection import Describe, advice_facts, facts_of
     from ..run.inspection_files import prepare, write
+    from ..run.own_folder import held_out
     from ..run.survey import survey
 
     if (options.data is None) == (options.config is None):
@@ -73,10 +74,13 @@ def inspect(options: argparse.Namespace) -> int:
         top = Path(os.path.abspath(options.data))
         splits, title, kind = image_folder(root=options.data), options.data, "image_folder"
         settings = {"root": str(top.parent), "folder": top.name, "imbalance": {"profile": "none"}}
+        settings["validation"] = {"share": held_out(splits, 0.1)}
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", top.name).strip("_-") or "folder"
+        images = len(splits.train)
     else:
         recipe = recipes.load(options.config, options.set)
         splits, title, kind, name = dataset.load_data(recipe).splits, options.config, recipe.data.name, None
+        images = None
         passed = {key: recipe.plain["data"].get(key) for key in ("root", "imbalance", "validation")}
         settings = passed | recipe.data_settings
     total = sum(len(images) for images in splits.parts().values())
@@ -92,7 +96,7 @@ def inspect(options: argparse.Namespace) -> int:
     facts, found = facts_of(splits, seen, bits=options.near)
     facts = {"data": title, "command": shlex.join(["python", "-m", "ms_longtail", *options.words]), **facts}
     facts["advice"] = [
-        {"what": advice.what, "why": advice.why, "command": command(advice, settings, configs_folder(), name)}
+        {"what": advice.what, "why": advice.why, "command": command(advice, settings, configs_folder(), name, images)}
         for advice in advise(advice_facts(kind, facts))
     ]
     inspection_words.say(console, facts)
