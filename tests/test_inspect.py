@@ -317,6 +317,12 @@ def test_the_command_for_a_small_folder_trains_long_enough(kind):
         assert "batch=" not in many
 
 
+def test_a_packed_set_is_named_as_such(tmp_path, capsys):
+    (tmp_path / "packed.json").write_text("{}")
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "a packed set" in capsys.readouterr().err
+
+
 def test_leaks_are_told_as_they_are():
     calm = vars(BASE) | {"imbalance_factor": 5}
     both = advise(Facts(**calm | {"leaks": 2, "near_leaks": 0.03}))[0].why

@@ -25,11 +25,7 @@ MOST = 16  # times the recipe's epochs
 def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> recipes.Recipe:
     """configs/folder/small.yaml for small images, photos.yaml for others, named after the folder."""
     path = Path(folder)
-    if (path / "packed.json").is_file():
-        raise UserError(
-            f"--data {folder}: a packed set, which does not say how its images are to be trained on; "
-            f"use --config RECIPE --set data.name=packed data.root={folder}"
-        )
+    require_not_packed(folder, "--data")
     splits = image_folder(root=folder)
     images = splits.train
     sides = []
@@ -67,6 +63,15 @@ def recipe_for(folder: str, overrides: list[str], configs: Path, console) -> rec
         f"configs/folder/{kind}.yaml, batches of {recipe.batch}, {epochs} epochs"
     )
     return recipe
+
+
+def require_not_packed(folder: str, word: str) -> None:
+    """Raises UserError, which begins with `word`, for the output of `pack`."""
+    if (Path(folder) / "packed.json").is_file():
+        raise UserError(
+            f"{word} {folder}: a packed set, which does not say how its images are to be trained on; "
+            f"use --config RECIPE --set data.name=packed data.root={folder}"
+        )
 
 
 def held_out(splits: Splits, share: float) -> float:

@@ -59,7 +59,7 @@ def inspect(options: argparse.Namespace) -> int:
     from ..run.advice import advise, command
     from ..run.inspection import Describe, advice_facts, facts_of
     from ..run.inspection_files import prepare, write
-    from ..run.own_folder import held_out
+    from ..run.own_folder import held_out, require_not_packed
     from ..run.survey import survey
 
     if (options.data is None) == (options.config is None):
@@ -71,6 +71,7 @@ def inspect(options: argparse.Namespace) -> int:
     console = Console(quiet=options.quiet)
     out = None if options.out is None else prepare(options.out)
     if options.config is None:
+        require_not_packed(options.data, "inspect")
         top = Path(os.path.abspath(options.data))
         splits, title, kind = image_folder(root=options.data), options.data, "image_folder"
         settings = {"root": str(top.parent), "folder": top.name, "imbalance": {"profile": "none"}}
