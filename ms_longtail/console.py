@@ -29,6 +29,7 @@ class Console:
         self._task = None
         self._last_line = 0.0
         self._label, self._total, self._unit = "", 0, "step"
+        self._measured_from: tuple[float, int] | None = None  # time, units done
 
     def say(self, text: str) -> None:
         self.rich.print(text, markup=False)
@@ -47,8 +48,8 @@ class Console:
     def start(self, label: str, total: int, done: int, unit: str = "step") -> None:
         """Begin to show the steps of a stage, or other units of work."""
         self._unit = unit
-        self._label, self._total, self._began, self._first = label, total, time.monotonic(), done
-        self._last_line = self._began
+        self._label, self._total, self._measured_from = label, total, None
+        self._last_line = time.monotonic()
         if self.rich.is_terminal and not self.quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             self._bar = Progress(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.rich)
@@ -71,10 +72,13 @@ class Console:
             self._bar.update(self._task, completed=done, text=text)
             return
         now = time.monotonic()
+        # Before its first step a stage is compiled, which says nothing about the rest.
+        began, first = self._measured_from = self._measured_from or (now, done)
         if now - self._last_line >= self.plain_every or done == self._total:
             self._last_line = now
-            left = (now - self._began) / max(1, done - self._first) * (self._total - done)
-            self.say(f"{self._label}  {self._unit} {done}/{self._total}  {text}  {duration(left)} left")
+            known = done > first or done == self._total
+            left = (now - began) / max(1, done - first) * (self._total - done)
+            self.say(f"{self._label}  {self._unit} {done}/{self._total}  {text}" + f"  {duration(left)} left" * known)
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ms_longtail import doctor, runtime
+from ms_longtail.console import Console
 
 
 def python(code, **environment):
@@ -89,3 +90,14 @@ def test_broadcast_is_only_for_groups(monkeypatch):
     assert not runtime.in_group()
     assert runtime.Runtime("cpu", True).main
     assert not runtime.Runtime("cpu", True, rank=1, ranks=2).main
+
+
+def test_the_time_left_does_not_count_the_compilation(monkeypatch, capsys):
+    clock = iter([0.0, 100.0, 104.0, 140.0])  # the stage begins; step 1 after its compilation, then two seconds a step
+    monkeypatch.setattr("ms_longtail.console.time.monotonic", lambda: next(clock))
+    console = Console(plain_every=30)
+    console.start("stage", 41, 0)
+    for done in (1, 3, 21):
+        console.step(done, 0.5, 0.1, 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("images/s")[1].strip() for line in lines] == ["", "40 s left"]
