@@ -91,6 +91,8 @@ def _convolution() -> list[Finding]:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     shown = Finding("ONEDNN_MAX_CPU_ISA", limit or "not set")
     try:
+        from .kernels import reason
+
         runtime.start("cpu")
         path = _path()
         speed = convolution_gflops()
@@ -100,7 +102,7 @@ def _convolution() -> list[Finding]:
         return [shown, Finding("convolution", " ".join(str(error).split())[:200], False, "reinstall MindSpore")]
     good = speed >= SLOW_GFLOPS
     advice = ""
-    if not good and path.found.startswith("compiled"):
+    if not good and not reason():
         advice = "something else keeps the processors busy: look again when it has ended"
     elif not good:
         advice = f"a reference loop is in use: start Python with ONEDNN_MAX_CPU_ISA=AVX2 (now {limit or 'not set'})"

@@ -26,8 +26,9 @@ struct threadpool_iface {
 }  // namespace threadpool_interop
 }  // namespace dnnl
 
-// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing. Which thread takes a part has no influence on the result, but how
-// many parts there are has, where sums are divided among them: so oneDNN is told a number of its own, not that of threads.
+// The caller works too and takes whatever nobody has begun, so a worker that is asleep or not scheduled delays nothing.
+// Which thread takes a part has no influence on the result, but how many parts there are has, where sums are divided
+// among them: so oneDNN is told a number of its own, not that of threads.
 class Pool final : public dnnl::threadpool_interop::threadpool_iface {
  public:
   Pool(int threads, int parts) : parts_(parts) {

@@ -123,11 +123,13 @@ def _mend(facts: Facts) -> list[Advice]:
         why = f"{facts.conflicts} images have the same pixels as one of another class: no network gets both right. Keep one label."
         done.append(Advice("mend first: label conflicts", why))
     if facts.leaks or facts.near_leaks > NEAR_LEAK:
-        same = f"{facts.leaks} held-out images are in train too" if facts.leaks else ""
-        near = f"{100 * facts.near_leaks:.1f} % of one held-out part are near-duplicates of training images"
-        found = ", and ".join(words for words in (same, near if facts.near_leaks > 0 else "") if words)
+        found = []
+        if facts.leaks:
+            found.append(f"{facts.leaks} held-out images are in train too")
+        if facts.near_leaks:
+            found.append(f"{100 * facts.near_leaks:.1f} % of one held-out part are near-duplicates of training images")
         why = (
-            f"{found}: accuracy would be too high. Take them out of one side, or split by recording, not by image "
+            f"{', and '.join(found)}: accuracy would be too high. Take them out of one side, or split by recording, not by image "
             "(data.validation.group does so for the validation part)."
         )
         done.append(Advice("mend first: leakage", why))
@@ -205,8 +207,8 @@ def command(
         data: settings below `data` of a recipe; those that are None or absent are the recipe's own.
         configs: the folder of the recipes.
         name: of the run.
-        images: of train, where the recipe was written for another data set: fewer get smaller batches and more epochs, as
-            `train.py --data` gives them.
+        images: of train without its validation part, where the recipe was written for another data set: fewer get smaller
+            batches and more epochs, as `train.py --data` gives them.
     """
     if advice.recipe is None:
         return None

@@ -75,13 +75,14 @@ def inspect(options: argparse.Namespace) -> int:
         top = Path(os.path.abspath(options.data))
         splits, title, kind = image_folder(root=options.data), options.data, "image_folder"
         settings = {"root": str(top.parent), "folder": top.name, "imbalance": {"profile": "none"}}
-        settings["validation"] = {"share": held_out(splits, 0.1)}
+        share = held_out(splits, 0.1)  # as configs/folder/ has it
+        settings["validation"] = {"share": share}
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", top.name).strip("_-") or "folder"
-        images = len(splits.train)
+        to_train = int(len(splits.train) * (1 - share))
     else:
         recipe = recipes.load(options.config, options.set)
         splits, title, kind, name = dataset.load_data(recipe).splits, options.config, recipe.data.name, None
-        images = None
+        to_train = None
         passed = {key: recipe.plain["data"].get(key) for key in ("root", "imbalance", "validation")}
         settings = passed | recipe.data_settings
     total = sum(len(images) for images in splits.parts().values())
@@ -97,7 +98,7 @@ def inspect(options: argparse.Namespace) -> int:
     facts, found = facts_of(splits, seen, bits=options.near)
     facts = {"data": title, "command": shlex.join(["python", "-m", "ms_longtail", *options.words]), **facts}
     facts["advice"] = [
-        {"what": advice.what, "why": advice.why, "command": command(advice, settings, configs_folder(), name, images)}
+        {"what": advice.what, "why": advice.why, "command": command(advice, settings, configs_folder(), name, to_train)}
         for advice in advise(advice_facts(kind, facts))
     ]
     inspection_words.say(console, facts)
