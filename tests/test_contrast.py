@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from ms_longtail.losses import PSC, BalancedSupCon, PaCo, SupCon
+from ms_longtail.losses import PSC, BalancedSupCon, Contrast, PaCo, SupCon
 from ms_longtail.registry import CONTRASTS
 
 BALANCED = [
@@ -214,3 +214,11 @@ def test_what_is_refused(mode):
         BalancedSupCon(form="L3", complement=False)
     with pytest.raises(ValueError, match="averag"):
         BalancedSupCon(form="L2", averaging=False)
+
+
+def test_a_contrastive_loss_without_elements_is_named():
+    class Half(Contrast):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"^Half must define elements\(\)"):
+        Half()(Tensor(np.ones((2, 3, 4), np.float32)), Tensor([0, 1, 1], ms.int32))

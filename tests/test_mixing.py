@@ -503,3 +503,12 @@ class TestRicap:
         correlation = np.corrcoef(pairs) - np.eye(3)
         assert np.abs(correlation).max() < 5 / np.sqrt(pairs.shape[1])  # both ways, and two tiles of one image
         assert abs(np.corrcoef(pairs[0, 1:], pairs[0, :-1])[0, 1]) < 5 / np.sqrt(pairs.shape[1])  # two images
+
+
+def test_a_mixing_without_a_call_is_named():
+    class Half(mixing.Mixing):
+        pass
+
+    images, others = coded(2, 4, 4, 1)
+    with pytest.raises(NotImplementedError, match=r"^Half must define __call__\(\)"):
+        Half()(images, list(others), np.zeros((2, 2), np.int32), np.arange(2), 0)
